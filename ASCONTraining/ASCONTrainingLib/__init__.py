@@ -1,0 +1,1 @@
+"""Training of the denoising networks. Importing this package loads neither torch nor slicer."""

@@ -1,0 +1,43 @@
+"""Loss functions on images in unit range. Pure functions of tensors (B, 1, H, W)."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+SSIM_SIDE = 11
+SSIM_SIGMA = 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+
+
+def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Mean structural similarity of (B, 1, H, W) images of data range 1 (Wang et al., IEEE TIP 13:600, 2004).
+
+    11x11 Gaussian window of sigma 1.5, borders reflected, no crop, the map clamped to [0, 1], then the mean: a scalar.
+    """
+    half = SSIM_SIDE // 2
+    axis = torch.arange(-half, half + 1, dtype=x.dtype, device=x.device)
+    gauss = torch.exp(-0.5 * (axis / SSIM_SIGMA) ** 2)
+    gauss = (gauss / gauss.sum())[None, None, None]  # (1, 1, 1, 11)
+
+    maps = torch.cat((x, y, x * x, y * y, x * y))
+    maps = _mirrored(_mirrored(maps, half, -1), half, -2)
+    mx, my, mxx, myy, mxy = F.conv2d(F.conv2d(maps, gauss), gauss.mT).chunk(5)
+    c1, c2 = SSIM_K1**2, SSIM_K2**2
+    covariance = mxy - mx * my
+    variances = (mxx - mx * mx) + (myy - my * my)
+    similarity = (2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (variances + c2))
+    return similarity.clamp(0, 1).mean()
+
+
+def _mirrored(x: torch.Tensor, border: int, dim: int) -> torch.Tensor:
+    """Borders reflected with the outermost pixel repeated (d c b a | a b c d), as scikit-image does it."""
+    index = torch.arange(-border, x.shape[dim] + border, device=x.device)
+    index = torch.where(index < 0, -1 - index, index)
+    index = torch.where(index >= x.shape[dim], 2 * x.shape[dim] - 1 - index, index)
+    return x.index_select(dim, index)
+
+
+def pixel_loss(denoised: torch.Tensor, ndct: torch.Tensor, mse_weight: float) -> torch.Tensor:
+    """mse_weight * MSE + (1 - SSIM), the supervised part of the objective (paper, section 2.4)."""
+    return mse_weight * F.mse_loss(denoised, ndct) + 1 - ssim(denoised, ndct)
