@@ -251,6 +251,8 @@ def test_cuda_makes_the_same_noise():
         ({"kernel": "B99"}, "Unknown kernel"),
         ({"photons": -1.0}, "photons per ray"),
         ({"electronic_noise": -1.0}, "electronic noise"),
+        ({"electronic_noise": math.nan}, "electronic noise"),
+        ({"current_modulation": math.nan}, "modulation"),
         ({"bowtie_edge": 0.0}, "bow-tie"),
         ({"tube_current": ()}, "tube current"),
     ],
@@ -258,6 +260,12 @@ def test_cuda_makes_the_same_noise():
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(DoseError, match=message):
         replace(FAST, **changes)
+
+
+@pytest.mark.parametrize("volume", [np.full((1, 64, 64), 0.0), np.full((2, 64, 64), -700.0), np.full((1, 8, 8), 50.0)])
+def test_a_scan_without_noisy_soft_tissue_cannot_be_calibrated(volume):
+    with pytest.raises(DoseError, match="Give the number of photons"):
+        dose.simulate(volume.astype(np.float32), PIXEL_MM, replace(FAST, photons=None, kernel="scan"))
 
 
 def test_a_scan_without_noise_cannot_be_calibrated():

@@ -138,7 +138,7 @@ def test_the_table_names_window_range_and_every_number():
     assert abdomen.startswith("abdomen units: window [-160, 240] HU, data range 400 HU")
     assert abdomen.splitlines()[2].split()[1:] == ["22.50", f"{100 * both[1].rows[0].ssim:.2f}", "30.00"]
     per_slice = metrics.table(both[:1], per_slice=True).splitlines()
-    assert per_slice[2].startswith("LDCT, slice 0") and per_slice[3].startswith("LDCT ")
+    assert per_slice[2].startswith("LDCT, slice 1") and per_slice[3].startswith("LDCT ")
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_the_table_names_window_range_and_every_number():
         (np.zeros((16, 16)), np.zeros((16, 16)), "slices, rows and columns"),
         (np.zeros((0, 16, 16)), np.zeros((0, 16, 16)), "slices, rows and columns"),
         (np.zeros((1, 10, 16)), np.zeros((1, 10, 16)), "11 x 11"),
-        (np.zeros((1, 16, 16)), np.full((1, 16, 16), np.nan), "Slice 0 .* not finite"),
-        (np.full((1, 16, 16), np.inf), np.zeros((1, 16, 16)), "Slice 0 .* not finite"),
+        (np.zeros((1, 16, 16)), np.full((1, 16, 16), np.nan), "Slice 1 .* not finite"),
+        (np.full((1, 16, 16), np.inf), np.zeros((1, 16, 16)), "Slice 1 .* not finite"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(reference, test, message):

@@ -35,6 +35,9 @@ GRID_TOLERANCE = 0.1
 TILT_TOLERANCE_DEG = 0.1
 """A stack sheared by more is tilted (headers round orientations to about a thousandth)."""
 
+NOT_PADDING_HU = (-900.0, 3071.0)
+"""A PixelPaddingValue in here is a faulty header: it would mark lung, tissue or bone as padding."""
+
 CT_CLASSES = (uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
 
 _HU_TYPES = ("HU", "US", "HU_MOD", "")  # C.11.1.1.2; US = unspecified, absent = HU for CT
@@ -123,7 +126,10 @@ class _Image:
         )
 
     def padding_hu(self) -> float | None:
-        """PixelPaddingValue in HU; its VR (US or SS) is often not that of the pixels, so the bits are re-read."""
+        """PixelPaddingValue in HU; its VR (US or SS) is often not that of the pixels, so the bits are re-read.
+
+        None where there is none, or one that cannot be meant.
+        """
         raw = self.get("PixelPaddingValue")
         if raw is None:
             return None
@@ -132,7 +138,8 @@ class _Image:
         raw %= 2**bits
         if self.get("PixelRepresentation") == 1 and raw >= 2 ** (bits - 1):
             raw -= 2**bits
-        return float(raw * self.numbers("RescaleSlope", 1)[0] + self.numbers("RescaleIntercept", 1)[0])
+        hu = float(raw * self.numbers("RescaleSlope", 1)[0] + self.numbers("RescaleIntercept", 1)[0])
+        return None if NOT_PADDING_HU[0] <= hu <= NOT_PADDING_HU[1] else hu
 
 
 def list_series(folder: str | Path) -> list[SeriesSummary]:

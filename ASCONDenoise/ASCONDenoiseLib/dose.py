@@ -73,8 +73,10 @@ class DoseSettings:
             raise DoseError(f'Unknown kernel "{self.kernel}"; choose one of: scan, {", ".join(KERNELS)}.')
         if self.photons is not None and not self.photons > 0:
             raise DoseError(f"The number of photons per ray must be above 0; got {self.photons}.")
-        if not self.electronic_noise >= 0:
+        if not 0 <= self.electronic_noise < math.inf:
             raise DoseError(f"The electronic noise must be 0 or more photons; got {self.electronic_noise}.")
+        if not 0 <= self.current_modulation <= 1:
+            raise DoseError(f"The modulation of the tube current must be from 0 to 1; got {self.current_modulation}.")
         if not 0 < self.bowtie_edge <= 1:
             raise DoseError(f"The bow-tie filter's transmission must be above 0 and at most 1; got {self.bowtie_edge}.")
         if min(self.tube_current, default=0) <= 0:
@@ -241,7 +243,7 @@ def simulate(
     """The same scan at `settings.dose` of its dose.
 
     Args:
-        voxels_hu: (S, H, W) normal-dose image. Voxels at -1024 and below, or at `padding_hu`, keep their value.
+        voxels_hu: (S, H, W) normal-dose image. Padding keeps its value (`hounsfield.padding_mask`).
         spacing_mm: (x, y, z) distance of columns, rows and slices.
         progress: called with (slices done, slices in all).
 
@@ -348,9 +350,7 @@ def _like(noisy: np.ndarray, original: np.ndarray, padding_hu: float | None) -> 
     if np.issubdtype(original.dtype, np.integer):
         limits = np.iinfo(original.dtype)
         noisy = np.rint(noisy).clip(limits.min, limits.max)
-    keep = original <= hounsfield.PRESERVED_BELOW_HU
-    if padding_hu is not None:
-        keep |= original == padding_hu
+    keep = np.stack([hounsfield.padding_mask(image, padding_hu) for image in original])
     return np.where(keep, original, noisy.astype(original.dtype))
 
 
@@ -383,7 +383,7 @@ def calibrate(
     centres = centres[np.bincount(centres[:, 0], minlength=len(part))[centres[:, 0]] >= CALIBRATION_WINDOWS]
     used = np.unique(centres[:, 0])
     measured = _noise_variance(window_variance(part, centres), centres[:, 0], used)
-    if not len(used) or not measured.min() > 0:
+    if not len(used) or not measured.min() > 1e-6:  # HU^2; rounding to whole HU alone makes 0.08
         raise DoseError(
             "The scan's own noise cannot be measured: no noisy, flat soft tissue was found. "
             "Give the number of photons per ray at normal dose (photons)."
@@ -397,7 +397,7 @@ def calibrate(
 
 def _noise_variance(variances: np.ndarray, slices: np.ndarray, used: np.ndarray) -> np.ndarray:
     """(2, len(used)) lower quartile and median of the variances of each slice's windows."""
-    return np.stack([np.quantile(variances[slices == s], (0.25, 0.5)) for s in used], axis=1)
+    return np.array([np.quantile(variances[slices == s], (0.25, 0.5)) for s in used]).reshape(-1, 2).T
 
 
 def _reference_variance(part, spacing_mm, settings, kernel, centres, used, device) -> tuple[np.ndarray, np.ndarray]:
@@ -455,6 +455,8 @@ def measure_kernel(voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float]
     side, pixel_mm = NPS_WINDOW_PX, max(spacing_mm[:2])
     power = _noise_power(voxels_hu, spacing_mm, side)
     if power is None:
+        return KERNELS["standard"]
+    if not power.max() > 0:
         return KERNELS["standard"]
     fine = 4 * side  # the expected periodogram of a tapered region is the spectrum smeared by the taper's own
     fy, fx = _frequencies(fine, spacing_mm)

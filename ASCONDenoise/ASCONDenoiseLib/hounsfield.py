@@ -7,8 +7,11 @@ import numpy as np
 TRAINING_WINDOW_HU = (-1000.0, 2000.0)
 """What the network sees; values outside are clipped before it (paper, section 3.1)."""
 
-PRESERVED_BELOW_HU = -1024.0
-"""Padding outside the scan circle is stored at -1024 and below; such voxels keep their value."""
+PADDING_HU = -1024.0
+"""Padding outside the scan circle is stored at -1024 and below."""
+
+NOISY_AIR_HU = (-1016.0, -900.0)
+"""Where the median around a voxel lies in here, the voxel is air, however far noise has taken it below -1024."""
 
 DISPLAY_WINDOWS_HU = {
     "abdomen": (-160.0, 240.0),
@@ -47,6 +50,25 @@ def clip_to_window(hu):
     """HU clipped to the training window; arrays and tensors alike."""
     low, high = TRAINING_WINDOW_HU
     return hu.clip(low, high)
+
+
+def padding_mask(slice_hu: np.ndarray, padding_hu: float | None = None) -> np.ndarray:
+    """Where a slice (H, W) is padding: at `padding_hu`, or at -1024 HU and below unless that is the noise of air.
+
+    The noise of a low dose takes many voxels of air below -1024. To keep those and denoise their brighter neighbours
+    would darken the air, so a voxel whose 7x7 neighbourhood has the median of air is air.
+    """
+    padding = slice_hu <= PADDING_HU
+    rows, columns = np.nonzero(padding)
+    if len(rows):
+        reach = 3
+        around = np.pad(slice_hu, reach, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(around, (2 * reach + 1, 2 * reach + 1))
+        for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // 20_000)):  # memory: a few MB
+            middle = np.median(windows[rows[part], columns[part]], axis=(1, 2))
+            air = (middle > NOISY_AIR_HU[0]) & (middle < NOISY_AIR_HU[1])
+            padding[rows[part][air], columns[part][air]] = False
+    return padding if padding_hu is None else padding | (slice_hu == padding_hu)
 
 
 def to_gray(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import ndimage, optimize, special
 
-from .hounsfield import PRESERVED_BELOW_HU, SOFT_TISSUE_HU, TISSUES_HU
+from .hounsfield import PADDING_HU, SOFT_TISSUE_HU, TISSUES_HU
 
 WINDOW_PX = 11
 """Side of the square windows in which noise is measured."""
@@ -247,7 +247,7 @@ def tissue_labels(voxels_hu: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
         smooth, _ = _smooth_and_gradient(image, spacing_mm)
         for label, name in TISSUE_NAMES.items():
             low, high = TISSUES_HU[name]
-            inside = (smooth >= max(low, PRESERVED_BELOW_HU + 0.5)) & (smooth <= high)
+            inside = (smooth >= max(low, PADDING_HU + 0.5)) & (smooth <= high)
             out[ndimage.minimum_filter(inside, size, mode="constant")] = label  # False beyond the border
     return labels
 

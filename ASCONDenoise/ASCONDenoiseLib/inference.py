@@ -1,9 +1,9 @@
 """A CT volume in HU in, a denoised volume in HU out; or the network's features, slice by slice.
 
 The output is y = x + strength * (G(c) - c) with c = x clipped to the training window, so noise is removed as a
-difference: an identity network returns x exactly and nothing is cut off. Voxels of -1024 HU and below, padding, and
-voxels of 2000 HU and more keep their value. Whole slices go through the network, never tiles: its attention statistics
-run over all pixels. Memory beyond the input and the output is that of one batch.
+difference: an identity network returns x exactly and nothing is cut off. Padding and voxels of 2000 HU and more keep
+their value; noisy air below -1000 HU is treated like the rest. Whole slices go through the network, never tiles: its
+attention statistics run over all pixels. Memory beyond the input and the output is that of one batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .hounsfield import PRESERVED_BELOW_HU, TRAINING_WINDOW_HU, clip_to_window, to_unit
+from .hounsfield import TRAINING_WINDOW_HU, clip_to_window, padding_mask, to_unit
 
 logger = logging.getLogger(__name__)
 
@@ -325,8 +325,7 @@ def _checked_output(out: np.ndarray | None, voxels_hu: np.ndarray) -> np.ndarray
 
 def _keeps_value(x: np.ndarray, padding_hu: float | None) -> np.ndarray:
     """Where x is padding or lies above the window."""
-    keeps = (x <= PRESERVED_BELOW_HU) | (x >= TRAINING_WINDOW_HU[1])
-    return keeps if padding_hu is None else keeps | (x == padding_hu)
+    return padding_mask(x, padding_hu) | (x >= TRAINING_WINDOW_HU[1])
 
 
 def _added(x: np.ndarray, difference_hu: np.ndarray) -> np.ndarray:

@@ -112,7 +112,7 @@ def compare(
 def _slice_metrics(index: int, reference: np.ndarray, test: np.ndarray, scale: Scale, clip_test: bool) -> SliceMetrics:
     a, b = (np.asarray(image, np.float64) for image in (reference, test))
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError(f"Slice {index} holds values that are not finite (NaN or infinity); mend it or leave it out.")
+        raise ValueError(f"Slice {index + 1} holds values that are not finite (NaN or infinity); mend it or leave it out.")
     low, high = scale.window_hu
     a = (a.clip(low, high) - low) / scale.unit_hu
     b = ((b.clip(low, high) if clip_test else b) - low) / scale.unit_hu
@@ -163,7 +163,7 @@ def text_tables(comparisons: Sequence[Comparison], *, per_slice: bool = False) -
         rows = tables.setdefault(title, [("", *(heading for heading, *_ in columns))])
         for row in c.rows if per_slice else ():
             cells = (_cell(getattr(row, metric), float("nan"), k, digits) for _, metric, k, digits in columns)
-            rows.append((f"{c.name}, slice {row.index}", *cells))
+            rows.append((f"{c.name}, slice {row.index + 1}", *cells))
         left_out = f" ({c.identical_slices} identical slices not in PSNR)" if c.identical_slices else ""
         rows.append((c.name + left_out, *(_cell(*c.mean_sd(metric), k, digits) for _, metric, k, digits in columns)))
     return tables

@@ -1,0 +1,8 @@
+"""`python -m ASCONDenoiseLib ...` is `ascon ...`, for a Python without the command, such as Slicer's."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
