@@ -1,9 +1,12 @@
-"""Losses against scikit-image and by hand."""
+"""Losses against scikit-image, against loops typed from the paper, and their gradients against finite differences."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import structural_similarity
+from torch.nn import functional as F
 
 from ASCONTrainingLib import losses
 
@@ -31,3 +34,103 @@ def test_pixel_loss_adds_its_two_parts():
     squares = sum((a - b) ** 2 for a, b in zip(x.flatten().tolist(), y.flatten().tolist(), strict=True)) / 256
     assert losses.pixel_loss(x, y, 7.0).item() == pytest.approx(7 * squares + 1 - losses.ssim(x, y).item())
     assert losses.pixel_loss(x, x, 7.0).item() == pytest.approx(0, abs=1e-12)
+
+
+# The losses on features, against loops typed from the paper
+
+
+def features(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def naive_global_loss(prediction, projection, counted):
+    """Equation 4, one query after the other, divided by their number."""
+    found = []
+    for b in range(prediction.shape[0]):
+        for i in range(prediction.shape[1]):
+            if counted is not None and not counted[b, i]:
+                continue
+            q, z = prediction[b, i].numpy(), projection[b, i].numpy()
+            distance = q / math.sqrt(sum(q * q)) - z / math.sqrt(sum(z * z))
+            found.append(sum(d * d for d in distance))
+    return sum(found) / len(found)
+
+
+def naive_local_loss(query, positive, negatives, inside, temperature, counted):
+    """Equation 5, one query after the other, divided by their number."""
+    found = []
+    for b in range(query.shape[0]):
+        for i in range(query.shape[1]):
+            if counted is not None and not counted[b, i]:
+                continue
+            alike = math.exp(sum(query[b, i].numpy() * positive[b, i].numpy()) / temperature)
+            others = 0.0
+            for j in range(negatives.shape[2]):
+                if inside[b, i, j]:
+                    others += math.exp(sum(query[b, i].numpy() * negatives[b, i, j].numpy()) / temperature)
+            found.append(-math.log(alike / (alike + others)))
+    return sum(found) / len(found)
+
+
+COUNTED = torch.tensor([[True, False, True, True], [False, False, True, False]])
+
+
+@pytest.mark.parametrize("counted", [None, COUNTED])
+def test_global_loss_is_equation_4(counted):
+    prediction, projection = features(2, 2, 4, 6).unbind()
+    ours = losses.global_loss(prediction, projection, counted)
+    assert ours.item() == pytest.approx(naive_global_loss(prediction, projection, counted), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "angle, loss", [(0, 0), (math.pi / 2, 2), (math.pi, 4)], ids=["same way", "square", "other way"]
+)
+def test_global_loss_sees_the_angle_only(angle, loss):
+    prediction = torch.tensor([[[3.0, 0.0]]], dtype=torch.float64)
+    projection = 0.01 * torch.tensor([[[math.cos(angle), math.sin(angle)]]], dtype=torch.float64)
+    assert losses.global_loss(prediction, projection).item() == pytest.approx(loss, abs=1e-12)
+
+
+@pytest.mark.parametrize("counted", [None, COUNTED])
+@pytest.mark.parametrize("temperature", [1.0, 0.07])
+def test_local_loss_is_equation_5(counted, temperature):
+    query, positive = F.normalize(features(2, 2, 4, 6), dim=-1).unbind()
+    negatives = F.normalize(features(2, 4, 5, 6, seed=1), dim=-1)
+    inside = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(2)) > 0.4
+    inside[0, 0] = False  # a query without negatives costs nothing
+    ours = losses.local_loss(query, positive, negatives, inside, temperature, counted)
+    naive = naive_local_loss(query, positive, negatives, inside, temperature, counted)
+    assert ours.item() == pytest.approx(naive, rel=1e-12)
+
+
+def test_local_loss_of_one_query_without_negatives_is_zero_with_a_gradient_of_zero():
+    query = features(1, 1, 6).requires_grad_()
+    loss = losses.local_loss(
+        query, features(1, 1, 6, seed=1), features(1, 1, 3, 6), torch.zeros(1, 3, dtype=torch.bool), 0.1
+    )
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(query.grad, torch.zeros_like(query))
+
+
+def test_local_loss_takes_sharp_temperatures_without_overflow():
+    query, positive = F.normalize(torch.randn(2, 1, 3, 6), dim=-1).unbind()
+    inside = torch.ones(1, 3, 4, dtype=torch.bool)
+    assert torch.isfinite(losses.local_loss(query, positive, -query[:, :, None].expand(-1, -1, 4, -1), inside, 1e-3))
+
+
+@pytest.mark.parametrize("counted", [None, COUNTED])
+def test_gradients_are_those_of_finite_differences(counted):
+    inputs = [features(2, 4, 3, seed=seed).requires_grad_() for seed in (0, 1)]
+    assert torch.autograd.gradcheck(lambda q, z: losses.global_loss(q, z, counted), inputs)
+
+    inside = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(2)) > 0.4
+    negatives = features(2, 4, 5, 3, seed=3).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda q, z, n: losses.local_loss(q, z, n, inside, 0.2, counted), [*inputs, negatives]
+    )
+
+
+def test_gradients_of_the_image_losses_are_those_of_finite_differences():
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 1, 1, 12, 13, dtype=torch.float64, generator=random)
+    assert torch.autograd.gradcheck(lambda x: losses.pixel_loss(x, y, 7.0), [(0.7 * y + 0.3 * x).requires_grad_()])

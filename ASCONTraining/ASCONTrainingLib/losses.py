@@ -1,4 +1,4 @@
-"""Loss functions on images in unit range. Pure functions of tensors (B, 1, H, W)."""
+"""Loss functions: on images (B, 1, H, W) in unit range, and on the features that MAC-Net compares. Pure functions."""
 
 from __future__ import annotations
 
@@ -41,3 +41,40 @@ def _mirrored(x: torch.Tensor, border: int, dim: int) -> torch.Tensor:
 def pixel_loss(denoised: torch.Tensor, ndct: torch.Tensor, mse_weight: float) -> torch.Tensor:
     """mse_weight * MSE + (1 - SSIM), the supervised part of the objective (paper, section 2.4)."""
     return mse_weight * F.mse_loss(denoised, ndct) + 1 - ssim(denoised, ndct)
+
+
+def global_loss(
+    prediction: torch.Tensor, projection: torch.Tensor, counted: torch.Tensor | None = None
+) -> torch.Tensor:
+    """2 - 2 cos(prediction, projection): the patch-wise non-contrastive loss (eq. 4), a scalar.
+
+    prediction (online), projection (target): (B, N, D); counted: (B, N) bool, None = all queries of all images.
+    The paper sums over queries; this is the mean over those that count, or 512 queries would drown the pixel loss.
+    """
+    return _mean(2 - 2 * F.cosine_similarity(prediction, projection, dim=-1), counted)
+
+
+def local_loss(
+    query: torch.Tensor,
+    positive: torch.Tensor,
+    negatives: torch.Tensor,
+    inside: torch.Tensor,
+    temperature: float,
+    counted: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """InfoNCE of each query, its positive and its negatives: the pixel-wise contrastive loss (eq. 5), a scalar.
+
+    query (online), positive (target): (B, N, D) of length 1; negatives (target): (B, N, K, D) of length 1;
+    inside: (B, N, K) or (N, K) bool, which negatives there are (fewer at the border of the image);
+    counted: (B, N) bool, None = all queries of all images.
+    The paper sums over queries; this is the mean over those that count, or 512 queries would drown the pixel loss.
+    """
+    alike = (query * positive).sum(-1, keepdim=True) / temperature  # (B, N, 1)
+    others = (query[:, :, None] * negatives).sum(-1) / temperature  # (B, N, K)
+    others = others.masked_fill(~inside, -torch.inf)
+    return _mean(torch.logsumexp(torch.cat((alike, others), -1), -1) - alike.squeeze(-1), counted)
+
+
+def _mean(values: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
+    """Mean of (B, N) values over those that count."""
+    return values.mean() if counted is None else (values * counted).sum() / counted.sum().clamp(min=1)

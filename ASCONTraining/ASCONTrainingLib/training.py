@@ -1,134 +1,453 @@
-"""Training of a denoiser with the pixel loss, within a budget of minutes, in steps that resume."""
+"""A training from the first step to the model file: epochs, validation, checkpoints, resume, several processes.
+
+The run folder holds config.json, log.jsonl (one JSON object per line), TensorBoard's events, previews/, the checkpoints
+last.pt and best.pt, results.json, and at the end the model NAME.safetensors with its card NAME.json. All that is random
+is a function of seed and step, so a training that resumes does bit for bit what it would have done (on the CPU; on CUDA
+some kernels, bilinear upsampling's gradient above all, add in an order that varies).
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
-from ASCONDenoiseLib import hounsfield
-from ASCONDenoiseLib.networks.esau_net import ESAUNet
-from ASCONTrainingLib.datasets import PairSampler
-from ASCONTrainingLib.losses import pixel_loss
+from ASCONDenoiseLib import __version__, metrics, models
+from ASCONDenoiseLib.hounsfield import TRAINING_WINDOW_HU
+from ASCONDenoiseLib.inference import OUT_OF_MEMORY
+from ASCONTrainingLib import checkpoints, validation
+from ASCONTrainingLib.checkpoints import CheckpointError
+from ASCONTrainingLib.config import ConfigError, TrainConfig
+from ASCONTrainingLib.datasets import Batches, DataError, Index, TrainingSet, WholeSlices, read_index
+from ASCONTrainingLib.feed import Feed
+from ASCONTrainingLib.learner import Learner
+from ASCONTrainingLib.objectives.ascon import NotFiniteError
+from ASCONTrainingLib.processes import Processes
+from ASCONTrainingLib.runlog import Clock, RunLog
+
+LAST, BEST, CONFIG, RESULTS = "last.pt", "best.pt", "config.json", "results.json"
+
+LOG_EVERY = 50
+"""Steps between two lines of losses in the log."""
+GRACE_S = 2.0
+"""After a first signal, how long others are taken for the same one."""
+
+
+class TrainingError(RuntimeError):
+    """The training had to stop; the text says why, what is kept, and what to do."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of one training."""
+class Progress:
+    """Where a training stands after a step."""
 
-    minutes: float = 90.0  # of training, all runs together, validation included
-    learning_rate: float = 6e-4  # at its highest, after `warm_up`
-    last_learning_rate: float = 1e-6
-    warm_up: float = 0.03  # share of the budget
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1e-9
-    mse_weight: float = 1000.0  # the window spans 3000 HU, so the MSE of 20 HU noise is 4e-5 beside 1 - SSIM of 2e-2
-    gradient_clip: float = 1.0  # norm
-    average: float = 0.998  # exponential moving average of the weights, which is what is saved and validated
-    # (share of the budget at which it starts, patches per step, side): attention looks at the whole patch, so the
-    # patches grow towards the slices that the network will see
-    patches: tuple[tuple[float, int, int], ...] = ((0.0, 16, 64), (0.5, 4, 128), (0.85, 1, 256))
-    dose_jitter: float = 0.5
-    validate_minutes: float = 10.0
-    save_minutes: float = 3.0
-    seed: int = 0
+    step: int
+    steps: int
+    share: float  # of the whole, 0..1; of the budget where it has one
+    loss: float
+    learning_rate: float
+    images_per_s: float
+    left_s: float
 
 
-def learning_rate(config: Config, progress: float) -> float:
-    """Linear warm-up, then a half cosine; `progress` is the share of the budget that is used, 0..1."""
-    if progress < config.warm_up:
-        return config.learning_rate * max(progress, 1e-3) / config.warm_up
-    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - config.warm_up) / (1 - config.warm_up)))
-    return config.last_learning_rate + (config.learning_rate - config.last_learning_rate) * cosine
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its model file, and LDCT and denoised slices against the NDCT (empty without any)."""
+
+    model: Path
+    card: models.ModelCard
+    split: str
+    comparisons: tuple[metrics.Comparison, ...]
+
+    def table(self) -> str:
+        """Like the paper's Table 1: PSNR, SSIM, RMSE, mean ± sd over the slices."""
+        if not self.comparisons:
+            return "Neither test nor validation patients: there is nothing to measure on."
+        whose = {"test": "test patients", "validation": "validation patients (the set has no test patients)"}
+        return f"{whose[self.split]}; {metrics.table(self.comparisons)}"
 
 
-def train(config: Config, training: Path, validation: Path, run: Path) -> Path:
-    """Train on the set `training` until the budget is used; resume where the checkpoint in `run` stands.
+def fit(
+    config: TrainConfig,
+    data: Path,
+    run: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    name: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Trained | None:
+    """Train on the prepared set `data`, in the folder `run`. Returns None in all processes but the first.
 
-    Writes log.jsonl and last.pt (weights, average, optimiser, random state, time used) to `run`; returns the latter.
-    Raises FloatingPointError where the loss is not finite.
+    Started by torchrun, every process calls it with the same arguments.
+
+    Args:
+        resume: go on from `run`'s last checkpoint, where there is one.
+        device: "auto", "cpu", "cuda", ...; see ASCONDenoiseLib.inference.pick_device.
+        name: of the model file; by default "ascon-" and the preset's name.
+        progress: called after each step, `say` with a sentence now and then; in the first process only.
+
+    Raises:
+        ConfigError, DataError: the settings or the set cannot be used; nothing was written.
+        TrainingError, CheckpointError: stopped on the way; last.pt holds what was reached.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    network = ESAUNet().to(memory_format=torch.channels_last)
-    average = ESAUNet()
-    average.load_state_dict(network.state_dict())
-    optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    processes = Processes(device)
+    try:
+        with _interruptible() as interrupted:
+            return _Run(config, Path(data), Path(run), name, processes, interrupted, progress, say).go(resume)
+    finally:
+        processes.leave()
+
+
+# -------------------------------------------------------------------------------------------------------------- the run
+
+
+class _Run:
+    """One training in its folder."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Path,
+        folder: Path,
+        name: str | None,
+        processes: Processes,
+        interrupted: threading.Event,
+        progress: Callable[[Progress], None] | None,
+        say: Callable[[str], None] | None,
+    ):
+        self.config, self.data, self.folder, self.processes = config, data, folder, processes
+        self.name, self.interrupted = name or f"ascon-{config.preset}", interrupted
+        silent = not processes.first
+        self.progress = None if silent else progress
+        self.say = (lambda text: None) if silent or say is None else say
+        self.index, self.items, self.batches = open_set(config, data, processes)
+        self.slices = whole_slices(data, self.index) if processes.first else {}
+        self.ldct: metrics.Comparison | None = None  # of the validation slices, measured once
+        self.learner = Learner(config, processes)
+        self.steps = config.epochs * self.batches.steps
+        self.saved_step = 0
+
+    def go(self, resume: bool) -> Trained | None:
+        self._begin(resume)
+        learner, log = self.learner, RunLog(self.folder, self.learner.step, self.processes.first, self.say)
+        feed = Feed(self.items, self.batches, learner.step, self.config.workers, self.processes.device)
+        try:
+            self._train(feed, log)
+            self.processes.wait()
+            return self._finish(log) if self.processes.first else None
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} {self._kept()}") from error
+        finally:
+            feed.close()
+            log.close()
+
+    def _begin(self, resume: bool) -> None:
+        """Where the checkpoint stands, or a new folder."""
+        last = self.folder / LAST
+        if last.exists() and not resume:
+            raise ConfigError(f"{self.folder} holds a training already: go on with --resume, or name a new folder.")
+        if last.exists():
+            state = checkpoints.load(last)
+            self.learner.load(state)
+            if state["items"] != len(self.items):
+                raise DataError(
+                    f"{self.data} gives {len(self.items)} training images, but {self.folder} was begun with "
+                    f"{state['items']}: continue with the same set."
+                )
+            self.saved_step = self.learner.step
+            self.say(f"continuing after step {self.learner.step} of {self.steps}")
+        elif resume:
+            self.say(f"{self.folder} holds no checkpoint: beginning anew")
+        if self.config.initial is not None and not last.exists():
+            self.learner.begin_with(self.config.initial)
+        self.processes.wait()  # nobody overwrites what another still has to read
+        if self.processes.first:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"{self.folder} cannot be made ({error.strerror}): name another folder.") from None
+            settings = {"config": self.config.to_dict(), "data": str(self.data), "name": self.name}
+            checkpoints.write_whole(self.folder / CONFIG, _json(settings | {"ascon": __version__}))
+            if not last.exists():
+                self._save()  # so that there is something to return to from the first step on
+
+    def _train(self, feed: Feed, log: RunLog) -> None:
+        """Steps, until all are done or the budget is used."""
+        learner, config = self.learner, self.config
+        clock = Clock(learner.used_s, learner.step)
+        share = self._share()
+        first_share, saved_s, sums, count = share, learner.used_s, {}, 0
+        self._validate_if_due(share, log)  # not yet done where the training stopped at the end of an epoch
+        while share < 1:
+            losses = self._step(feed, share)
+            stop, learner.used_s = self.processes.largest(float(self.interrupted.is_set()), clock.used_s)
+            share = self._share()
+            sums, count = {name: sums.get(name, 0.0) + value for name, value in losses.items()}, count + 1
+            if self.progress is not None:
+                left_s = clock.session_s / max(share - first_share, 1e-9) * (1 - share)
+                rate = clock.images_per_s(learner.step, config.batch)
+                self.progress(
+                    Progress(learner.step, self.steps, share, losses["loss"], learner.learning_rate, rate, left_s)
+                )
+            ended = learner.step % self.batches.steps == 0 or share >= 1
+            if ended or learner.step % LOG_EVERY == 0:
+                means = self.processes.mean(*(value / count for value in sums.values()))
+                self._log_losses(log, dict(zip(sums, means, strict=True)), clock)
+                sums, count = {}, 0
+            if stop:
+                self._stop(together=True)
+            self._validate_if_due(share, log)
+            if ended or learner.used_s - saved_s >= 60 * config.save_minutes:
+                self._save()
+                saved_s = learner.used_s
+                clock.mark(learner.step)  # the rate is that of steps alone
+
+    def _stop(self, *, together: bool) -> None:
+        """Ends an interrupted training, with all that it has learnt; the others end when the first has saved."""
+        self._save()
+        self.say(f"stopped after step {self.learner.step} of {self.steps}; {self.folder / LAST} holds it")
+        if together:
+            self.processes.wait()
+        raise KeyboardInterrupt
+
+    def _stop_if_interrupted(self, *_: int) -> None:
+        """For what the first process does alone, image by image."""
+        if self.interrupted.is_set():
+            self._stop(together=False)
+
+    def _share(self) -> float:
+        """Of the training that is done, 0..1: of its steps or of its budget, whichever is used up first."""
+        budget_s = 60 * self.config.minutes if self.config.minutes else math.inf
+        return min(1.0, max(self.learner.step / self.steps, self.learner.used_s / budget_s))
+
+    def _step(self, feed: Feed, share: float) -> dict[str, float]:
+        """One step; what can go wrong in it becomes a sentence that says what is kept."""
+        learner = self.learner
+        try:
+            ldct, ndct = feed.next()
+        except (DataError, OSError, ValueError) as error:
+            self._save()
+            raise TrainingError(f"The training data cannot be read any more. {_text(error)} {self._kept()}") from error
+        try:
+            return learner.learn(ldct, ndct, share)
+        except NotFiniteError as error:
+            batch = self.folder / f"failed-batch-{self.processes.rank}.pt"
+            checkpoints.save({"step": learner.step, "ldct": ldct.cpu(), "ndct": ndct.cpu()}, batch)
+            raise TrainingError(
+                f"{error} That was step {learner.step + 1}; its batch is in {batch}. {self._kept()} A lower learning "
+                "rate, a gradient clip or the precision fp32 may help."
+            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(f"{too_large(ldct)} {self._kept()}") from error
+
+    def _kept(self) -> str:
+        return f"{self.folder / LAST} holds step {self.saved_step}, from where --resume goes on."
+
+    def _save(self, *more: str) -> None:
+        """The last checkpoint, and `more` files like it, by the first process."""
+        if not self.processes.first:
+            return
+        state = self.learner.state() | {"items": len(self.items)}
+        checkpoints.save(state, *(self.folder / name for name in (*more, LAST)))
+        self.saved_step = self.learner.step
+
+    def _log_losses(self, log: RunLog, losses: dict[str, float], clock: Clock) -> None:
+        step = self.learner.step
+        rate = clock.images_per_s(step, self.config.batch)
+        rates = {"learning_rate": self.learner.learning_rate, "images_per_s": rate}
+        if self.processes.device.type == "cuda":
+            rates["peak_gb"] = torch.cuda.max_memory_allocated(self.processes.device) / 1e9
+        epoch = (step - 1) // self.batches.steps + 1
+        log.write({"step": step, "epoch": epoch, "used_s": round(self.learner.used_s, 1), **rates, **losses})
+        log.scalars(rates | {f"loss/{name}": value for name, value in losses.items()}, step)
+        clock.mark(step)
+
+    def _validate_if_due(self, share: float, log: RunLog) -> None:
+        """After every so many epochs and at the end, by the first process; the others wait for it."""
+        step = self.learner.step
+        epoch, within = divmod(step, self.batches.steps)
+        if step <= self.learner.validated_step or (share < 1 and (within or epoch % self.config.validate_every)):
+            return
+        if "validation" in self.slices:
+            self._validate(self.slices["validation"], log)
+        self.learner.validated_step = step
+        self.processes.wait()
+
+    def _validate(self, slices: WholeSlices, log: RunLog) -> None:
+        """PSNR, SSIM and RMSE of whole slices; the best network so far is kept."""
+        learner, limit = self.learner, self.config.validation_slices
+        device, progress = str(self.processes.device), self._stop_if_interrupted
+        if self.ldct is None:
+            self.ldct = validation.compare(slices, limit=limit, name="LDCT", progress=progress)
+        denoised = validation.compare(slices, learner.result, device=device, limit=limit, progress=progress)
+        found = {name: denoised.mean_sd(name)[0] for name in metrics.METRICS}
+        before = {f"ldct_{name}": self.ldct.mean_sd(name)[0] for name in metrics.METRICS}
+        best = found["psnr_db"] > learner.best_psnr_db
+        log.write({"step": learner.step, "validation": found | before, "best": best})
+        log.scalars({f"validation/{name}": value for name, value in (found | before).items()}, learner.step)
+        log.preview(validation.preview(learner.result, slices[len(slices) // 2], device=device), learner.step)
+        self.say(
+            f"step {learner.step}/{self.steps}: "
+            f"PSNR {found['psnr_db']:.2f} dB (LDCT {before['ldct_psnr_db']:.2f}), "
+            f"SSIM {100 * found['ssim']:.2f} % ({100 * before['ldct_ssim']:.2f})" + (", the best so far" * best)
+        )
+        if best:
+            learner.best_psnr_db, learner.validated_step = found["psnr_db"], learner.step
+            self._save(BEST)
+
+    def _finish(self, log: RunLog) -> Trained:
+        """The best network (the last one without validation patients) on the test patients, and as a model file."""
+        network, device = self._best_network(), str(self.processes.device)
+        split = "test" if "test" in self.slices else "validation"
+        slices = self.slices.get(split)
+        comparisons: tuple[metrics.Comparison, ...] = ()
+        if slices is not None:
+            self.say(f"measuring on {len(slices)} {split} slices")
+            compare = partial(validation.compare, slices, progress=self._stop_if_interrupted)
+            comparisons = (compare(name="LDCT"), compare(network, device=device, name=self.name))
+        path = self.folder / f"{self.name}.safetensors"
+        card = models.save_model(network, self._card(split, comparisons), path)
+        results = {"split": split, "comparisons": [c.to_dict() for c in comparisons]}
+        checkpoints.write_whole(self.folder / RESULTS, _json(results))
+        means = {c.name: _mean_sd(c) for c in comparisons}
+        log.write({"step": self.learner.step, "finished": split, **means})
+        return Trained(path, card, split, comparisons)
+
+    def _best_network(self) -> nn.Module:
+        """That of best.pt, or of last.pt where nothing was validated."""
+        best = self.folder / BEST
+        state = checkpoints.load(best if best.exists() else self.folder / LAST)
+        network = models.ARCHITECTURES[self.config.network]()
+        network.load_state_dict(state["average" if self.config.ema else "network"])
+        return network
+
+    def _card(self, split: str, comparisons: tuple[metrics.Comparison, ...]) -> models.ModelCard:
+        measured = {f"{split} slices, {c.name}": _mean_sd(c) for c in comparisons}
+        training = {"steps": self.learner.step, "hours": round(self.learner.used_s / 3600, 3)}
+        trained_on = self.index.of("train")
+        phantoms = sum(volume.source.startswith("phantom") for volume in trained_on)
+        data = [f"{self.index.kind}: {self.index}"]
+        if phantoms:
+            data.append(f"of which {phantoms} phantoms train")
+        if self.config.initial is not None:
+            data.append(f"begun with the model {Path(self.config.initial).stem}")
+        limits = ["Not tried on scanners, kernels, doses and body regions other than those of its training data."]
+        if phantoms == len(trained_on):
+            limits.insert(0, "Trained on phantoms only: of no use on patients.")
+        return models.ModelCard(
+            name=self.name,
+            version="1.0",
+            architecture=self.config.network,
+            settings={},
+            window_hu=TRAINING_WINDOW_HU,
+            preset=self.config.preset,
+            training_data=data,
+            dose=_dose(self.index),
+            date=time.strftime("%Y-%m-%d"),
+            licence="not stated",
+            intended_use="Research. Not for diagnosis.",
+            limits=limits,
+            metrics=measured | {"training": training},
+        )
+
+
+def open_set(config: TrainConfig, data: Path, processes: Processes) -> tuple[Index, TrainingSet, Batches]:
+    """The set, checked against what the networks can take. Raises ConfigError and DataError."""
+    index = read_index(data)
+    items = TrainingSet(
+        data, "train", config.patch, augment=config.augment, dose_jitter=config.dose_jitter, seed=config.seed
     )
-    sampler = PairSampler(training, config.seed, config.dose_jitter)
-    checkpoint, step, used_s = run / "last.pt", 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        sampler.random.bit_generator.state = json.loads(state["random"])
-        step, used_s = state["step"], state["used_s"]
-    started, since = time.monotonic(), used_s
-    next_save, next_validation, loss_sum, losses = used_s + 60 * config.save_minutes, used_s, 0.0, 0
-
-    while (progress := used_s / (60 * config.minutes)) < 1:
-        size, side = [(b, s) for start, b, s in config.patches if start <= progress][-1]
-        loss_sum += _step(config, network, average, optimizer, *sampler.batch(size, side), progress, step)
-        losses, step, used_s = losses + 1, step + 1, since + time.monotonic() - started
-        if used_s >= next_save or used_s >= 60 * config.minutes:
-            next_save = used_s + 60 * config.save_minutes
-            row = {"step": step, "minutes": round(used_s / 60, 2), "side": side, "loss": round(loss_sum / losses, 5)}
-            loss_sum, losses = 0.0, 0
-            if used_s >= next_validation or used_s >= 60 * config.minutes:
-                next_validation = used_s + 60 * config.validate_minutes
-                row |= validate(average, validation)
-            state = {"network": network.state_dict(), "average": average.state_dict(), "step": step}
-            state |= {"optimizer": optimizer.state_dict(), "used_s": since + time.monotonic() - started}
-            state |= {"random": json.dumps(sampler.random.bit_generator.state), "config": json.dumps(asdict(config))}
-            torch.save(state, run / "partial.pt")
-            (run / "partial.pt").replace(checkpoint)
-            with open(run / "log.jsonl", "a") as log:
-                log.write(json.dumps(row) + "\n")
-            print(row, flush=True)
-    return checkpoint
+    sides = items[0][0].shape[-2:]
+    least = 32 if config.mac is not None else 16  # F_g has to have neighbours; SSIM a window
+    if min(sides) < least or any(side % 8 for side in sides):
+        raise ConfigError(
+            f"The training images are {sides[1]}x{sides[0]} pixels; they need sides of {least} or more that are "
+            "multiples of 8: set patch."
+        )
+    batches = Batches(len(items), config.batch, config.seed, config.steps_per_epoch, processes.rank, processes.count)
+    return index, items, batches
 
 
-def _step(config, network, average, optimizer, ldct, ndct, progress, step) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, progress)
-    with torch.autocast("cpu", torch.bfloat16):
-        features = network.features(ldct.to(memory_format=torch.channels_last))
-    denoised = network.last(features.float())  # the image has more than the 8 bits of bfloat16
-    loss = pixel_loss(denoised, ndct, config.mse_weight)
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"The loss is {loss.item()} at step {step}; the last checkpoint is from before it.")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-    optimizer.step()
-    keep = min(config.average, step / (step + 10))
-    with torch.no_grad():
-        for mean, now in zip(average.parameters(), network.parameters(), strict=True):
-            mean.lerp_(now, 1 - keep)
-    return loss.item()
+def whole_slices(data: Path, index: Index) -> dict[str, WholeSlices]:
+    """The slices to measure on, of the splits that have patients; opened early, so that a lost file shows at once."""
+    return {split: WholeSlices(data, split) for split in ("validation", "test") if index.of(split)}
 
 
-@torch.inference_mode()
-def validate(network: torch.nn.Module, folder: Path, slices: int = 4, side: int = 320) -> dict[str, float]:
-    """PSNR [dB] over the training window of LDCT and of denoised, mean over the middle of evenly spaced slices."""
-    sampler = PairSampler(folder, seed=0)
-    before, after = [], []
-    for ndct, noise in zip(sampler.ndct, sampler.noise, strict=True):
-        y, x = ((n - side) // 2 for n in ndct.shape[1:])
-        for z in np.linspace(0, len(ndct) - 1, slices + 2).round().astype(int)[1:-1]:
-            where = (z, slice(y, y + side), slice(x, x + side))
-            low = ndct[where].astype(np.float32) + noise[where]
-            low, target = (
-                torch.from_numpy(hounsfield.to_unit(hounsfield.clip_to_window(i.astype(np.float32))))[None, None]
-                for i in (low, ndct[where])
-            )
-            before.append(-10 * math.log10(torch.mean((low - target) ** 2).item()))
-            after.append(-10 * math.log10(torch.mean((network(low) - target) ** 2).item()))
-    return {"psnr_ldct_db": round(float(np.mean(before)), 3), "psnr_denoised_db": round(float(np.mean(after)), 3)}
+def _dose(index: Index) -> str:
+    doses = sorted({volume.dose for volume in index.of("train") if volume.dose is not None})
+    if index.simulated and doses:
+        return f"{doses[0]:g}{f' to {doses[-1]:g}' if len(doses) > 1 else ''}, simulated"
+    return "quarter dose, as delivered" if index.kind.startswith("mayo") else "that of the low-dose series, as measured"
+
+
+def _mean_sd(comparison: metrics.Comparison) -> dict[str, list[float]]:
+    """Metric -> [mean, sd], for JSON: what is not finite is left out."""
+    return {m: [round(v, 6) for v in comparison.mean_sd(m) if math.isfinite(v)] for m in metrics.METRICS}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _text(error: BaseException) -> str:
+    """The sentence of an error of ours; of the system's, file and reason."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
+
+
+def too_large(images: torch.Tensor) -> str:
+    """What to say where memory ran out with these images."""
+    return (
+        f"There is not enough memory for a batch of {len(images)} images of {images.shape[-1]}x{images.shape[-2]} on "
+        f"{images.device}. Choose a smaller batch or patch."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event, so that no step is cut in half; a second one, later, interrupts at once.
+
+    torchrun passes on the Ctrl-C that its processes got from the terminal already: within GRACE_S they count as one.
+    """
+    event, first_s = threading.Event(), 0.0
+
+    def note(number: int, frame: object) -> None:
+        nonlocal first_s
+        if not event.is_set():
+            first_s = time.monotonic()
+            event.set()
+        elif time.monotonic() - first_s > GRACE_S:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

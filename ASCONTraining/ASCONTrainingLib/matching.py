@@ -1,0 +1,87 @@
+"""Which places MAC-Net compares: queries, the neighbours most like them, hard negatives (paper, section 2.3).
+
+A place is the flat index row * W + column of a position in a feature map (B, C, H, W). Windows that reach over the
+border of the image are cut there: places outside are marked, never wrapped round and never repeated. Everything is
+gathered for all queries at once, on any device; random numbers come from the generator that is passed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def draw_queries(
+    count: int, n_places: int, generator: torch.Generator, body: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Different places at random, one set for the whole batch.
+
+    body: (B, n_places) bool, where each image shows the patient; None: everywhere. With it, places are drawn where any
+    image of the batch has body, and count only for the images that have. A batch with fewer than two such places is
+    all background: then places are drawn everywhere.
+
+    Returns the places (N,), N = min(count, places left), on the device of `body` or else of the generator; and (B, N)
+    bool, for which images each counts, or None where all count.
+    """
+    where = None if body is None else body.any(0).nonzero().flatten()
+    if where is None or len(where) < 2:
+        places = torch.randperm(n_places, generator=generator, device=generator.device)[:count]
+        return (places if body is None else places.to(body.device)), None
+    drawn = torch.randperm(len(where), generator=generator, device=generator.device)[:count]
+    places = where[drawn.to(where.device)]
+    return places, body[:, places]
+
+
+def windows(queries: torch.Tensor, shape: tuple[int, int], side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The square of `side` (odd) round each query, without the query, row by row.
+
+    queries: (N,) places in a map of `shape` = (H, W).
+    Returns places (N, K) and inside (N, K) bool, K = side^2 - 1; a place outside of the map stands for nothing.
+    """
+    h, w = shape
+    axis = torch.arange(side, device=queries.device) - side // 2
+    offsets = torch.cartesian_prod(axis, axis)
+    centre = side * side // 2
+    down, right = torch.cat((offsets[:centre], offsets[centre + 1 :])).unbind(1)
+    rows = (queries // w)[:, None] + down
+    columns = (queries % w)[:, None] + right
+    inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
+    return rows.clamp(0, h - 1) * w + columns.clamp(0, w - 1), inside
+
+
+def draw_candidates(
+    places: torch.Tensor, inside: torch.Tensor, count: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`count` (at most K) different ones of the places inside, at random for each query; all where there are fewer.
+
+    places, inside: (N, K). Returns both as (N, count).
+    """
+    keys = torch.rand(places.shape, generator=generator, device=generator.device).to(places.device)
+    drawn = keys.masked_fill(~inside, -1).topk(count, dim=1).indices
+    return places.gather(1, drawn), inside.gather(1, drawn)
+
+
+def take(features: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Features (B, C, H, W) at places (N, K) or, one set for each image, (B, N, K) -> (B, N, K, C), fp32 at least.
+
+    Follows both NCHW and channels-last maps without copying them.
+    """
+    pixels = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H*W, C), a view of either memory format
+    image = torch.arange(len(pixels), device=features.device)[:, None, None]
+    taken = pixels[image, places]
+    return taken.to(torch.promote_types(taken.dtype, torch.float32))
+
+
+@torch.no_grad()
+def most_similar(
+    features: torch.Tensor, queries: torch.Tensor, places: torch.Tensor, inside: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` places with the highest cosine similarity (eq. 2) to the query, for each query and each image.
+
+    features: (B, C, H, W); queries: (N,); places, inside: (N, K), the choice. Of equally similar places the first stay.
+    Returns both as (B, N, min(count, K)), the most similar first; where a query has fewer places, the last are outside.
+    """
+    similarity = F.cosine_similarity(take(features, queries[:, None]), take(features, places), dim=-1)  # (B, N, K)
+    similarity = similarity.masked_fill(~inside, -torch.inf)
+    order = similarity.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return places.expand_as(similarity).gather(-1, order), inside.expand_as(similarity).gather(-1, order)

@@ -1,0 +1,1 @@
+"""Training objectives, one per file: what one step does. Importing this package loads no torch."""

@@ -1,0 +1,91 @@
+"""Perceptual loss: distance between images in the features of a VGG-19 (Yang et al., IEEE TMI 37:1348, 2018; Table 2).
+
+The weights come from a file that the user names; none is shipped, and none is fetched.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+LAYERS = (64, 64, "pool", 128, 128, "pool", *(256,) * 4, "pool", *(512,) * 4, "pool", *(512,) * 4)
+"""The 16 convolutions of VGG-19 by their channels (Simonyan and Zisserman, 2015, column E)."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_SD = (0.229, 0.224, 0.225)
+
+
+class WeightsFileError(ValueError):
+    """The file with VGG-19 weights is missing or holds something else."""
+
+
+class VGG19(nn.Module):
+    """VGG-19 up to its 16th convolution, whose output is compared before the ReLU. Frozen.
+
+    Layers have the numbers that the usual weight files give them ("features.0.weight" to "features.34.bias").
+    """
+
+    def __init__(self):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in LAYERS:
+            if width == "pool":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                channels = width
+        self.features = nn.Sequential(*layers[:-1])  # without the last ReLU
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("sd", torch.tensor(IMAGENET_SD)[:, None, None], persistent=False)
+        self.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 1, H, W) in unit range, sides at least 16 -> (B, 512, H/16, W/16); gray is shown as red, green, blue."""
+        return self.features((x - self.mean) / self.sd)
+
+
+def perceptual_loss(vgg: VGG19, denoised: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the features of two (B, 1, H, W) images in unit range: a scalar, fp32 at least."""
+    with torch.no_grad():
+        wanted = vgg(ndct)
+    found = vgg(denoised)
+    kind = torch.promote_types(found.dtype, torch.float32)
+    return F.mse_loss(found.to(kind), wanted.to(kind))
+
+
+def load_vgg19(path: str | Path) -> VGG19:
+    """VGG-19 with the weights of a .safetensors file or of a PyTorch state dict (read without running its code).
+
+    The file names its tensors features.N.weight and features.N.bias; others, like the classifier's, are left aside.
+    Raises WeightsFileError where it is missing, cannot be read or holds other tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsFileError(f"There is no file {path} with VGG-19 weights, which the perceptual loss needs.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsFileError(
+            f"{path} cannot be read as VGG-19 weights ({type(error).__name__}); name a .safetensors file or a PyTorch "
+            "state dict that holds nothing but tensors."
+        ) from error
+    vgg = VGG19()
+    wanted = vgg.state_dict()
+    if not isinstance(state, dict) or not all(
+        isinstance(state.get(name), torch.Tensor) and state[name].shape == tensor.shape
+        for name, tensor in wanted.items()
+    ):
+        raise WeightsFileError(
+            f"{path} does not hold the convolutions of a VGG-19 (without batch normalisation), named features.0.weight "
+            "to features.34.bias."
+        )
+    vgg.load_state_dict({name: state[name] for name in wanted})
+    return vgg

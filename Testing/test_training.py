@@ -1,0 +1,751 @@
+"""A training: resumed it is bit for bit the same, what stops it costs nothing, and its model opens in `ascon`."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from training_fixtures import SMALL_MAC, Tiny, make_set, tiny_config
+
+from ASCONDenoiseLib import hounsfield, inference, metrics, models
+from ASCONTrainingLib import checkpoints, runlog, training, validation
+from ASCONTrainingLib.checkpoints import CheckpointError
+from ASCONTrainingLib.config import ConfigError, OptimizerConfig, TrainConfig, learning_rate
+from ASCONTrainingLib.datasets import Batches, DataError, TrainingSet, WholeSlices
+from ASCONTrainingLib.dryrun import dry_run
+from ASCONTrainingLib.feed import Feed
+from ASCONTrainingLib.learner import Learner, MixedPrecision
+from ASCONTrainingLib.processes import Processes
+from ASCONTrainingLib.training import Progress, TrainingError, fit
+
+PATHS = [str(Path(__file__).resolve().parent.parent / name) for name in ("ASCONDenoise", "ASCONTraining", "Testing")]
+CPU = "cpu"
+
+
+@pytest.fixture(scope="module")
+def a_set(tmp_path_factory) -> Path:
+    return make_set(tmp_path_factory.mktemp("sets") / "set")
+
+
+@pytest.fixture(autouse=True)
+def the_tiny_network(monkeypatch):
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", Tiny)
+
+
+def differences(a: Any, b: Any, place: str = "") -> list[str]:
+    """Where two checkpoints differ in a single bit; seconds used are no part of the comparison."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = (a.keys() | b.keys()) - {"used_s"}
+        return [d for key in sorted(keys, key=str) for d in differences(a.get(key), b.get(key), f"{place}/{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{place}/{i}")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [place]
+    return [] if type(a) is type(b) and a == b else [place]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def rows(run: Path, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if kind in line]
+
+
+def interrupt_at(step: int):
+    """Ctrl-C while this step is under way."""
+
+    def progress(now: Progress) -> None:
+        if now.step == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return progress
+
+
+# Resume
+
+
+@pytest.mark.parametrize("stop", [2, 3], ids=["within an epoch", "at the end of an epoch"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_training_is_the_uninterrupted_one(a_set, tmp_path, stop, workers):
+    config = tiny_config(ema=0.9, dose_jitter=0.5, workers=workers)
+    fit(config, a_set, tmp_path / "straight", device=CPU)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, a_set, tmp_path / "resumed", device=CPU, progress=interrupt_at(stop))
+    assert checkpoints.load(tmp_path / "resumed" / "last.pt")["step"] == stop
+    fit(config, a_set, tmp_path / "resumed", device=CPU, resume=True)
+    for name in ("last.pt", "best.pt"):
+        straight, resumed = (checkpoints.load(tmp_path / run / name) for run in ("straight", "resumed"))
+        assert not differences(straight, resumed)
+    assert straight["step"] in (3, 6)
+    model = "ascon-pixel.safetensors"
+    assert sha256(tmp_path / "straight" / model) == sha256(tmp_path / "resumed" / model)
+
+
+def test_resumed_training_with_mac_net_is_the_uninterrupted_one(a_set, tmp_path):
+    """MAC-Net's online and target networks, its optimiser and the queries' random state go on too."""
+    config = tiny_config(mac=SMALL_MAC, precision="bf16", epochs=1, steps_per_epoch=6, batch=1, ema=0.9)
+    fit(config, a_set, tmp_path / "straight", device=CPU)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, a_set, tmp_path / "resumed", device=CPU, progress=interrupt_at(3))
+    halfway = checkpoints.load(tmp_path / "resumed" / "last.pt")
+    fit(config, a_set, tmp_path / "resumed", device=CPU, resume=True)
+    straight, resumed = (checkpoints.load(tmp_path / run / "last.pt") for run in ("straight", "resumed"))
+    assert not differences(straight, resumed)
+    moved = differences(halfway, resumed)
+    for part in ("/mac/target.trunk.enc1.0.weight", "/mac/online.trunk.enc1.0.weight", "/random/queries"):
+        assert part in moved  # or equality would prove nothing
+    assert any(place.startswith("/optimizer/state") for place in moved)
+
+
+def test_a_checkpoint_holds_no_more_and_no_less(a_set):
+    """The mirror image: a fresh learner that loads a state has that state."""
+    config = tiny_config(mac=SMALL_MAC, ema=0.9, seed=1)
+    learner = Learner(config, Processes(CPU))
+    feed = Feed(TrainingSet(a_set, "train", 32), Batches(100, 2), 0, 0, torch.device(CPU))
+    learner.learn(*feed.next(), 0.0)
+    fresh = Learner(config, Processes(CPU))
+    state = learner.state()
+    assert differences(fresh.state(), state)
+    fresh.load(state)
+    assert not differences(fresh.state(), state)
+
+
+def test_log_lines_after_the_checkpoint_are_taken_back(a_set, tmp_path, monkeypatch):
+    """A kill between log and checkpoint leaves lines of steps that come again, and perhaps half a line."""
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    config = tiny_config()
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, a_set, tmp_path / "run", device=CPU, progress=interrupt_at(3))
+    with open(tmp_path / "run" / "log.jsonl", "a") as file:
+        file.write('{"step": 4, "loss": 9}\n{"step": 5, "lo')
+    fit(config, a_set, tmp_path / "run", device=CPU, resume=True)
+    assert [row["step"] for row in rows(tmp_path / "run", "learning_rate")] == [1, 2, 3, 4, 5, 6]
+    assert rows(tmp_path / "run", "learning_rate")[3]["loss"] != 9
+
+
+CHILD = """
+import os, signal, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from training_fixtures import Tiny, tiny_config
+from ASCONDenoiseLib import models
+from ASCONTrainingLib.training import fit
+models.ARCHITECTURES["tiny"] = Tiny
+"""
+
+
+def child(code: str) -> list[str]:
+    return [sys.executable, "-c", CHILD.format(paths=PATHS) + textwrap.dedent(code)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_kill_in_the_middle_of_a_save_costs_one_epoch_at_most(a_set, tmp_path):
+    """The file is half on the disk when the process dies; the one before it is whole, and resume starts there."""
+    config = tiny_config(validate_every=9)
+    fit(config, a_set, tmp_path / "straight", device=CPU)
+    ended = subprocess.run(
+        child(f"""
+            from ASCONTrainingLib import checkpoints
+            sync, saved = os.fsync, []
+            def die_in_the_second_epoch(descriptor):
+                if "last.pt" in os.readlink(f"/proc/self/fd/{{descriptor}}"):
+                    saved.append(1)
+                    if len(saved) == 3:  # at the start, after the first epoch, after the second
+                        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+                        os.kill(os.getpid(), signal.SIGKILL)
+                sync(descriptor)
+            os.fsync = die_in_the_second_epoch
+            fit(tiny_config(validate_every=9), {str(a_set)!r}, {str(tmp_path / "killed")!r}, device="cpu")
+        """),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    partial = tmp_path / "killed" / ".last.pt.partial"
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.load(partial)  # it was really in the middle
+    assert checkpoints.load(tmp_path / "killed" / "last.pt")["step"] == 3
+    fit(config, a_set, tmp_path / "killed", device=CPU, resume=True)
+    assert not differences(*(checkpoints.load(tmp_path / run / "last.pt") for run in ("straight", "killed")))
+    assert not partial.exists()
+
+
+def test_sigterm_saves_too(a_set, tmp_path):
+    """As a cluster's scheduler sends it."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            tiny_config(),
+            a_set,
+            tmp_path / "run",
+            device=CPU,
+            progress=lambda now: os.kill(os.getpid(), signal.SIGTERM) if now.step == 1 else None,
+        )
+    assert checkpoints.load(tmp_path / "run" / "last.pt")["step"] == 2
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as before
+
+
+def test_interrupt_during_validation_is_obeyed_and_the_validation_made_up_for(a_set, tmp_path, monkeypatch):
+    config = tiny_config()
+    fit(config, a_set, tmp_path / "straight", device=CPU)
+    compare = validation.compare
+
+    def interrupted(*args, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return compare(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "compare", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, a_set, tmp_path / "run", device=CPU)
+    assert not rows(tmp_path / "run", "validation")
+    fit(config, a_set, tmp_path / "run", device=CPU, resume=True)
+    assert [row["step"] for row in rows(tmp_path / "run", "validation")] == [3, 6]
+    assert not differences(*(checkpoints.load(tmp_path / run / "best.pt") for run in ("straight", "run")))
+
+
+def test_signals_in_quick_succession_are_one(monkeypatch):
+    """torchrun passes on the Ctrl-C that its processes have got already; a later one is meant."""
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock.now)
+    with training._interruptible() as interrupted:
+        assert not interrupted.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted.is_set()
+        clock.now += 10
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_training_in_a_thread_cannot_catch_signals_and_does_without(a_set, tmp_path):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(fit(tiny_config(), a_set, tmp_path / "run", device=CPU)))
+    thread.start()
+    thread.join()
+    assert done[0].model.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"seed": 3}, "seed was 0 and is 3"), ({"mac": SMALL_MAC}, "mac"), ({"patch": 40}, "patch was 32 and is 40")],
+)
+def test_resume_with_other_settings_is_refused(a_set, tmp_path, change, what):
+    fit(tiny_config(epochs=1), a_set, tmp_path / "run", device=CPU)
+    before = sha256(tmp_path / "run" / "last.pt")
+    with pytest.raises(ConfigError, match=what):
+        fit(tiny_config(epochs=1, **change), a_set, tmp_path / "run", device=CPU, resume=True)
+    assert sha256(tmp_path / "run" / "last.pt") == before
+
+
+def test_resume_may_go_on_for_more_epochs(a_set, tmp_path):
+    fit(tiny_config(epochs=1), a_set, tmp_path / "run", device=CPU)
+    fit(tiny_config(epochs=2), a_set, tmp_path / "run", device=CPU, resume=True)
+    assert checkpoints.load(tmp_path / "run" / "last.pt")["step"] == 6
+
+
+def test_a_folder_with_a_training_is_not_overwritten(a_set, tmp_path):
+    fit(tiny_config(epochs=1), a_set, tmp_path / "run", device=CPU)
+    with pytest.raises(ConfigError, match="--resume"):
+        fit(tiny_config(epochs=1), a_set, tmp_path / "run", device=CPU)
+
+
+def test_resume_on_another_set_is_refused(a_set, tmp_path):
+    fit(tiny_config(epochs=1), a_set, tmp_path / "run", device=CPU)
+    other = make_set(tmp_path / "other", slices=5)
+    with pytest.raises(DataError, match="same set"):
+        fit(tiny_config(epochs=1), other, tmp_path / "run", device=CPU, resume=True)
+
+
+def test_damaged_checkpoint_is_told(a_set, tmp_path):
+    fit(tiny_config(epochs=1), a_set, tmp_path / "run", device=CPU)
+    last = tmp_path / "run" / "last.pt"
+    last.write_bytes(last.read_bytes()[:-300])
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be read.*best\.pt"):
+        fit(tiny_config(epochs=1), a_set, tmp_path / "run", device=CPU, resume=True)
+
+
+# What stops a training
+
+
+def test_full_disk_stops_with_a_sentence_and_the_checkpoint_before(a_set, tmp_path, monkeypatch):
+    config = tiny_config(epochs=3, validate_every=9)
+    fit(config, a_set, tmp_path / "straight", device=CPU)
+    sync, synced = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) > 6:  # settings, first checkpoint, that of the first epoch: each with its folder
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match="No space left on device.*holds step 3, from where --resume goes on"):
+            fit(config, a_set, tmp_path / "full", device=CPU)
+    assert not list((tmp_path / "full").glob(".*.partial"))
+    assert checkpoints.load(tmp_path / "full" / "last.pt")["step"] == 3
+    fit(config, a_set, tmp_path / "full", device=CPU, resume=True)
+    assert not differences(*(checkpoints.load(tmp_path / run / "last.pt") for run in ("straight", "full")))
+
+
+def test_log_on_a_full_disk_is_the_same_sentence(a_set, tmp_path, monkeypatch):
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def write(self, text: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runlog, "open", lambda *_, **__: Full(), raising=False)
+    with pytest.raises(CheckpointError, match=r"log\.jsonl could not be written \(No space left.*holds step 0"):
+        fit(tiny_config(), a_set, tmp_path / "run", device=CPU)
+    assert checkpoints.load(tmp_path / "run" / "last.pt")["step"] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lost_data_file_stops_with_a_sentence_and_nothing_is_lost(a_set, tmp_path, monkeypatch, workers):
+    config = tiny_config(workers=workers)
+    fit(config, a_set, tmp_path / "straight", device=CPU)
+    item, calls, lock = TrainingSet.item, [], threading.Lock()
+
+    def lost(self, *key):
+        with lock:
+            calls.append(key)
+            if len(calls) > 9:
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", "P0.ndct.npy")
+        return item(self, *key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingSet, "item", lost)
+        with pytest.raises(TrainingError, match=r"P0\.ndct\.npy: No such file.*last\.pt holds step 4"):
+            fit(config, a_set, tmp_path / "lost", device=CPU)
+    fit(config, a_set, tmp_path / "lost", device=CPU, resume=True)
+    assert not differences(*(checkpoints.load(tmp_path / run / "last.pt") for run in ("straight", "lost")))
+
+
+def test_loss_that_is_not_finite_stops_with_its_batch(a_set, tmp_path, monkeypatch):
+    item, config = TrainingSet.item, tiny_config(epochs=3, steps_per_epoch=2)
+    keys = [key for epoch in range(2) for batch in Batches(100, 2, 0, 2, epoch=epoch) for key in batch]
+    bad = keys[6]  # in the fourth step
+
+    def poisoned(self, index, epoch=0, turn=0):
+        ldct, ndct = item(self, index, epoch, turn)
+        return (ldct * math.nan, ndct) if (epoch, turn, index) == bad else (ldct, ndct)
+
+    monkeypatch.setattr(TrainingSet, "item", poisoned)
+    assert len(TrainingSet(a_set, "train", 32)) == 100
+    with pytest.raises(TrainingError, match=r"nan.*step 4.*failed-batch-0\.pt.*last\.pt holds step 2"):
+        fit(config, a_set, tmp_path / "run", device=CPU)
+    saved = checkpoints.load(tmp_path / "run" / "failed-batch-0.pt")
+    assert saved["step"] == 3 and torch.isnan(saved["ldct"]).any() and not torch.isnan(saved["ndct"]).any()
+    state = checkpoints.load(tmp_path / "run" / "last.pt")
+    assert state["step"] == 2 and all(torch.isfinite(w).all() for w in state["network"].values())
+
+
+def test_too_little_memory_is_told(a_set, tmp_path, monkeypatch):
+    def too_much(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: ...")
+
+    monkeypatch.setattr(Learner, "learn", too_much)
+    with pytest.raises(TrainingError, match="not enough memory for a batch of 2 images of 32x32 on cpu.*smaller batch"):
+        fit(tiny_config(), a_set, tmp_path / "run", device=CPU)
+    with pytest.raises(TrainingError, match="smaller batch"):
+        dry_run(tiny_config(), a_set, tmp_path / "run", device=CPU)
+
+
+def test_other_errors_are_not_taken_for_too_little_memory(a_set, tmp_path, monkeypatch):
+    def wrong(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Learner, "learn", wrong)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        fit(tiny_config(), a_set, tmp_path / "run", device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (tiny_config(precision="fp16"), "fp16 is for CUDA"),
+        (replace(tiny_config(), network="red_cnn"), "no network red_cnn"),
+        (tiny_config(patch=24, mac=SMALL_MAC), "24x24 pixels; they need sides of 32 or more"),
+    ],
+)
+def test_settings_that_cannot_be_cost_nothing(a_set, tmp_path, config, message):
+    with pytest.raises(ConfigError, match=message):
+        fit(config, a_set, tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("file", ["P0.ldct.npy", "P1.ndct.npy", "P2.ldct.npy"])
+def test_a_missing_file_of_any_split_shows_at_once(tmp_path, file):
+    """That of a test patient too, and not after days of training."""
+    folder = make_set(tmp_path / "set")
+    (folder / file).unlink()
+    for begin in (fit, dry_run):
+        with pytest.raises(DataError, match=f"{file} is missing"):
+            begin(tiny_config(), folder, tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    checkpoints.write_whole(path, b"old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file system")))
+    with pytest.raises(CheckpointError, match="Read-only file system"):
+        checkpoints.write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+# Schedule, average, precision, order
+
+
+@pytest.mark.parametrize("steps", [7, 100])
+def test_schedule_is_cosine_annealing(steps):
+    """PyTorch's own, step by step, from the first rate to the last."""
+    config = OptimizerConfig(learning_rate=1e-3, last_learning_rate=1e-5)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-5)
+    for step in range(steps + 1):
+        assert learning_rate(config, step / steps) == pytest.approx(oracle.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        oracle.step()
+
+
+def test_warm_up_is_linear_and_meets_the_cosine():
+    config = OptimizerConfig(learning_rate=1e-3, last_learning_rate=0.0, warm_up=0.1)
+    assert learning_rate(config, 0.05) == pytest.approx(5e-4)
+    assert 0 < learning_rate(config, 0.0) < 1e-5
+    assert learning_rate(config, 0.0999999) == pytest.approx(learning_rate(config, 0.1), rel=1e-5)
+    assert learning_rate(config, 0.55) == pytest.approx(5e-4)  # the middle of the cosine
+    assert learning_rate(config, 0.55, start=2e-3) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("per_epoch", [True, False])
+def test_rate_moves_once_an_epoch_or_with_every_step(a_set, tmp_path, monkeypatch, per_epoch):
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    optimizer = OptimizerConfig(learning_rate=1e-2, last_learning_rate=0.0, per_epoch=per_epoch)
+    fit(tiny_config(optimizer=optimizer), a_set, tmp_path / "run", device=CPU)
+    found = [row["learning_rate"] for row in rows(tmp_path / "run", "learning_rate")]
+    shares = [0, 0, 0, 3, 3, 3] if per_epoch else range(6)
+    assert found == pytest.approx([0.005 * (1 + math.cos(math.pi * share / 6)) for share in shares])
+
+
+def test_both_optimisers_follow_the_schedule(a_set):
+    """MAC-Net's too, from a rate of its own."""
+    optimizer = OptimizerConfig(1e-2, 0.0, (0.9, 0.99), per_epoch=False, mac_learning_rate=0.5)
+    learner = Learner(tiny_config(mac=SMALL_MAC, optimizer=optimizer), Processes(CPU))
+    feed = Feed(TrainingSet(a_set, "train", 32), Batches(100, 2), 0, 0, torch.device(CPU))
+    learner.learn(*feed.next(), 0.5)
+    assert learner.learning_rate == pytest.approx(0.5e-2)
+    assert learner.mac_optimizer.param_groups[0]["lr"] == pytest.approx(0.25)
+    assert isinstance(learner.optimizer, torch.optim.AdamW) and isinstance(learner.mac_optimizer, torch.optim.SGD)
+    assert learner.mac_optimizer.param_groups[0]["momentum"] == 0
+
+
+def test_budget_ends_the_training_and_the_schedule_follows_its_share(a_set, tmp_path, monkeypatch):
+    """A clock of one second a step: a budget of 5 s ends a training of 300 steps after the fifth."""
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(runlog.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    learn = Learner.learn
+
+    def a_second(*args):
+        clock.now += 1
+        return learn(*args)
+
+    monkeypatch.setattr(Learner, "learn", a_second)
+    optimizer = OptimizerConfig(learning_rate=1e-2, last_learning_rate=0.0, per_epoch=False)
+    config = tiny_config(steps_per_epoch=150, minutes=5 / 60, optimizer=optimizer)
+    trained = fit(config, a_set, tmp_path / "run", device=CPU)
+    found = [row["learning_rate"] for row in rows(tmp_path / "run", "learning_rate")]
+    assert found == pytest.approx([0.005 * (1 + math.cos(math.pi * share / 5)) for share in range(5)])
+    assert [row["step"] for row in rows(tmp_path / "run", "validation")] == [5]
+    assert trained.model.exists()
+
+
+def test_average_is_that_of_the_formula(a_set, tmp_path):
+    """mean = keep * mean + (1 - keep) * weights, keep rising to `ema` over the first steps."""
+    config = tiny_config(ema=0.3)
+    learner = Learner(config, Processes(CPU))
+    feed = Feed(TrainingSet(a_set, "train", 32), Batches(100, 2), 0, 0, torch.device(CPU))
+    mean = learner.average.last.weight.clone()
+    for step in range(8):
+        learner.learn(*feed.next(), 0.0)
+        keep = min(0.3, step / (step + 10))
+        mean = keep * mean + (1 - keep) * learner.network.last.weight.detach()
+    assert torch.allclose(learner.average.last.weight, mean, rtol=1e-5)
+    assert not torch.allclose(learner.average.last.weight, learner.network.last.weight, rtol=1e-3)
+
+
+def test_last_layer_keeps_fp32_under_autocast():
+    """With bfloat16 up to the end an image near 1 is known to 1 / 256, 12 HU; here only the features are."""
+    torch.manual_seed(0)
+    network, x = Tiny(), torch.rand(2, 1, 16, 16)
+    nn.init.ones_(network.last.bias)
+    exact = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse, kept = network(x), MixedPrecision(network)(x)
+        features = network.features(x)
+    assert coarse.dtype == torch.bfloat16 and features.dtype == torch.bfloat16 and kept.dtype == torch.float32
+    assert torch.equal(kept, network.last(features.float()))
+    assert not torch.equal(kept, kept.bfloat16().float())
+    assert 2 * (kept - exact).abs().max() < (coarse - exact).abs().max()
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_feed_gives_the_batches_in_order_from_any_step(a_set, workers):
+    items = TrainingSet(a_set, "train", 32, seed=4)
+    batches = Batches(len(items), 2, seed=4, steps=3)
+    feed = Feed(items, batches, 4, workers, torch.device(CPU))
+    for epoch, start in ((1, 1), (1, 2), (2, 0), (2, 1)):
+        keys = next(iter(Batches(len(items), 2, seed=4, steps=3, epoch=epoch, start=start)))
+        expected = [torch.stack(images) for images in zip(*(items[key] for key in keys), strict=True)]
+        assert all(torch.equal(got, wanted) for got, wanted in zip(feed.next(), expected, strict=True))
+    feed.close()
+
+
+def test_training_may_begin_with_a_model(a_set, tmp_path):
+    """With a rate of next to nothing the weights stay; resumed, the model is not needed any more."""
+    begun = fit(tiny_config(epochs=1), a_set, tmp_path / "first", device=CPU, name="first").model
+    optimizer = OptimizerConfig(learning_rate=1e-30, last_learning_rate=0.0, weight_decay=0.0)
+    config = tiny_config(seed=5, initial=str(begun), optimizer=optimizer, ema=0.9)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, a_set, tmp_path / "second", device=CPU, progress=interrupt_at(4))
+    first = begun.read_bytes()
+    begun.unlink()
+    trained = fit(config, a_set, tmp_path / "second", device=CPU, resume=True)
+    begun.write_bytes(first)
+    networks = [models.load_network(path)[0].state_dict() for path in (begun, trained.model)]
+    assert not differences(dict(networks[0]), dict(networks[1]))
+    assert trained.card.training_data[-1] == "begun with the model first"
+    with pytest.raises(ConfigError, match="is of the network tiny"):
+        fit(replace(config, network="esau_net"), a_set, tmp_path / "third", device=CPU)
+    assert not (tmp_path / "third").exists()
+
+
+# Validation
+
+
+def test_comparison_of_the_ldct_is_the_naive_one(a_set):
+    pairs = WholeSlices(a_set, "test")
+    found = validation.compare(pairs, name="LDCT")
+    for pair, row in zip(pairs, found.rows, strict=True):
+        ldct, ndct = ((np.clip(i.astype(float), -1000, 2000) + 1000) / 3000 for i in (pair.ldct_hu, pair.ndct_hu))
+        assert row.psnr_db == pytest.approx(-10 * math.log10(np.mean((ldct - ndct) ** 2)))
+        assert row.rmse == pytest.approx(math.sqrt(np.mean((ldct - ndct) ** 2)))
+    assert [row.index for row in found.rows] == [pair.index for pair in pairs] and len(found.rows) == 4
+
+
+def test_comparison_of_a_network_is_that_of_its_clipped_input(a_set):
+    """Nothing but clip, network, metrics: the prediction itself is not clipped."""
+
+    class Brighter(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 30 / 3000
+
+    pairs = WholeSlices(a_set, "test")
+    found = validation.compare(pairs, Brighter(), limit=2)
+    assert len(found.rows) == 2
+    for row in found.rows:
+        pair = next(pair for pair in pairs if pair.index == row.index)
+        difference = np.clip(pair.ldct_hu, -1000, 2000).astype(float) + 30 - np.clip(pair.ndct_hu, -1000, 2000)
+        assert row.rmse_hu == pytest.approx(math.sqrt(np.mean(difference**2)), rel=1e-5)
+    assert found.scale == metrics.PAPER and not found.clip_test
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "expected"), [(4, None, [0, 1, 2, 3]), (4, 9, [0, 1, 2, 3]), (9, 3, [1, 4, 7])]
+)
+def test_evenly_spaced(count, limit, expected):
+    assert validation.evenly_spaced(count, limit).tolist() == expected
+
+
+def test_preview_is_four_pictures_in_a_row(a_set):
+    pair = WholeSlices(a_set, "test")[0]
+    row = validation.preview(nn.Identity(), pair, device=CPU)
+    ldct, denoised, ndct, difference = np.split(row, 4, axis=1)
+    assert np.array_equal(ldct, hounsfield.to_gray(pair.ldct_hu, (-160, 240))) and np.array_equal(ldct, denoised)
+    assert np.array_equal(ndct, hounsfield.to_gray(pair.ndct_hu, (-160, 240)))
+    assert np.array_equal(difference, hounsfield.to_gray(pair.ldct_hu.astype(float) - pair.ndct_hu, (-100, 100)))
+
+
+# What a run leaves
+
+
+def test_run_folder_and_model(a_set, tmp_path):
+    said: list[str] = []
+    config = tiny_config(ema=0.5)
+    trained = fit(config, a_set, tmp_path / "run", device=CPU, name="mine", say=said.append)
+    run = tmp_path / "run"
+    assert TrainConfig.from_dict(json.loads((run / "config.json").read_text())["config"]) == config
+    losses = rows(run, "learning_rate")
+    assert [row["epoch"] for row in losses] == [1, 2] and losses[1]["loss"] < losses[0]["loss"]
+    assert [row["step"] for row in rows(run, "validation")] == [3, 6]
+    assert [path.name for path in sorted((run / "previews").iterdir())] == ["0000003.png", "0000006.png"]
+    assert any("PSNR" in text for text in said)
+
+    network, card = models.load_network(run / "mine.safetensors")
+    assert card == trained.card and card.dose == "0.25, simulated" and card.preset == "pixel"
+    best = checkpoints.load(run / "best.pt")
+    assert not differences(dict(network.state_dict()), dict(best["average"]))
+    pair = WholeSlices(a_set, "test")[0]
+    denoised = inference.denoise(pair.ldct_hu[None], network, device=CPU).voxels
+    row = trained.comparisons[1].rows[0]
+    assert metrics.compare(pair.ndct_hu[None], denoised).rows[0].psnr_db == pytest.approx(row.psnr_db, abs=0.05)
+    assert trained.split == "test" and len(trained.comparisons[1].rows) == 4
+    assert "LDCT" in trained.table() and "mine" in trained.table() and "PSNR" in trained.table()
+    assert card.metrics["test slices, mine"]["psnr_db"][0] == pytest.approx(
+        trained.comparisons[1].mean_sd("psnr_db")[0]
+    )
+
+
+def test_best_is_the_best_and_not_the_last(a_set, tmp_path, monkeypatch):
+    """PSNR of 30, 20 and 25 dB: the model is that of the first validation."""
+    compare, psnrs = validation.compare, iter([30.0, 20.0, 25.0])
+
+    def told(slices, network=None, **options):
+        found = compare(slices, network, **options)
+        if network is None or options.get("limit") is None:
+            return found
+        return replace(found, rows=tuple(replace(row, psnr_db=psnr) for psnr in [next(psnrs)] for row in found.rows))
+
+    monkeypatch.setattr(validation, "compare", told)
+    trained = fit(tiny_config(epochs=3), a_set, tmp_path / "run", device=CPU)
+    best, last = (checkpoints.load(tmp_path / "run" / name) for name in ("best.pt", "last.pt"))
+    assert (best["step"], last["step"], last["best_psnr_db"]) == (3, 9, 30.0)
+    network, _ = models.load_network(trained.model)
+    assert not differences(dict(network.state_dict()), dict(best["network"]))
+
+
+def test_set_without_validation_and_test_gives_the_last_network(tmp_path):
+    alone = make_set(tmp_path / "set", ("train",))
+    trained = fit(tiny_config(), alone, tmp_path / "run", device=CPU)
+    network, _ = models.load_network(trained.model)
+    last = checkpoints.load(tmp_path / "run" / "last.pt")
+    assert not differences(dict(network.state_dict()), dict(last["network"]))
+    assert trained.comparisons == () and "nothing to measure" in trained.table()
+
+
+def test_without_tensorboard_it_says_so_once_and_goes_on(a_set, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    said: list[str] = []
+    fit(tiny_config(), a_set, tmp_path / "run", device=CPU, say=said.append)
+    assert sum("tensorboard" in text for text in said) == 1
+
+
+def test_tensorboard_gets_losses_metrics_and_previews(a_set, tmp_path, monkeypatch):
+    written: list[tuple[str, int]] = []
+    writer = types.SimpleNamespace(
+        add_scalar=lambda name, value, step: written.append((name, step)),
+        add_image=lambda name, image, step: written.append((name, step)) if image.shape == (1, 64, 256) else None,
+        close=lambda: written.append(("closed", 0)),
+    )
+    module = types.SimpleNamespace(SummaryWriter=lambda folder, purge_step: writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    fit(tiny_config(), a_set, tmp_path / "run", device=CPU)
+    wanted = {"loss/loss", "loss/mse", "learning_rate", "validation/psnr_db", "LDCT, denoised, NDCT, difference"}
+    assert {(name, step) for name in wanted for step in (3, 6)} <= set(written)
+    assert written[-1] == ("closed", 0)
+
+
+def test_dry_run_counts_and_writes_nothing(a_set, tmp_path):
+    config = tiny_config(epochs=5, steps_per_epoch=None, mac=SMALL_MAC)
+    found = dry_run(config, a_set, tmp_path / "run", device=CPU)
+    assert (found.images, found.steps, found.validations) == (100, 5 * 50, 5)
+    assert found.total_s == pytest.approx(found.steps * found.step_s + 5 * found.validation_s)
+    assert found.checkpoint_bytes > 4 * 2 * 7_822_016 and found.peak_bytes > found.checkpoint_bytes
+    assert "250 steps" in found.text() and "100 training images" in found.text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_refuses_a_full_disk(a_set, tmp_path, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
+    with pytest.raises(TrainingError, match="make room"):
+        dry_run(tiny_config(), a_set, tmp_path / "run", device=CPU)
+
+
+# Several processes
+
+
+def torchrun(code: str, count: int) -> subprocess.CompletedProcess:
+    """`count` processes with gloo, as torchrun starts them; the first one's output."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(count):
+        settings = {"WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+        environment = os.environ | {name: str(value) for name, value in settings.items()}
+        environment |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        started.append(subprocess.Popen(child(code), env=environment, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert not any(process.returncode for process in started), errors
+    return started[0]
+
+
+def test_two_processes_are_one_with_the_same_global_batch(a_set, tmp_path):
+    """The denoiser alone: its losses are means over images, and gradients means over processes."""
+    code = """
+        from dataclasses import replace
+        from ASCONTrainingLib import training
+        training.LOG_EVERY = 1
+        trained = fit(tiny_config(batch=4, ema=0.9), {data!r}, {run!r}, device="cpu")
+        assert (trained is None) == (os.environ.get("RANK", "0") != "0")
+    """
+    one, two = tmp_path / "one", tmp_path / "two"
+    torchrun(code.format(data=str(a_set), run=str(two)), 2)
+    subprocess.run(child(code.format(data=str(a_set), run=str(one))), check=True)
+    losses = [[row["loss"] for row in rows(run, "learning_rate")] for run in (one, two)]
+    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+    states = [checkpoints.load(run / "last.pt") for run in (one, two)]
+    for part in ("network", "average"):
+        for name, weight in states[0][part].items():
+            assert torch.allclose(states[1][part][name], weight, rtol=1e-4, atol=1e-6), f"{part} {name}"
+    validated = [[row["validation"]["psnr_db"] for row in rows(run, "validation")] for run in (one, two)]
+    assert validated[1] == pytest.approx(validated[0], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_mac_net_stays_the_same_in_two_processes(a_set, tmp_path):
+    """Not that of one process (each BatchNorm sees its half on the CPU), but one and the same in both."""
+    code = f"""
+        import hashlib
+        from training_fixtures import SMALL_MAC
+        from ASCONTrainingLib.learner import Learner
+        learn = Learner.learn
+        def told(self, *args):
+            found = learn(self, *args)
+            weights = b"".join(w.detach().numpy().tobytes() for w in self.mac.parameters())
+            folder = Path({str(tmp_path)!r})
+            (folder / f"{{os.environ['RANK']}}-{{self.step}}").write_text(hashlib.sha256(weights).hexdigest())
+            return found
+        Learner.learn = told
+        fit(tiny_config(batch=2, epochs=1, mac=SMALL_MAC), {str(a_set)!r}, {str(tmp_path / "run")!r}, device="cpu")
+    """
+    torchrun(code, 2)
+    hashes = [[(tmp_path / f"{rank}-{step}").read_text() for step in (1, 2, 3)] for rank in (0, 1)]
+    assert hashes[0] == hashes[1] and len(set(hashes[0])) == 3
