@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
+from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
+from pathlib import Path
 
 import pytest
+
+
+class TestFolder(FileFinder):
+    """This folder on sys.path, less slicer/: slicer-core takes every folder of that name for a part of itself."""
+
+    def find_spec(self, fullname: str, target: object = None) -> object:
+        return None if fullname == "slicer" else super().find_spec(fullname, target)
+
+
+HERE = str(Path(__file__).resolve().parent)
+sys.path_importer_cache[HERE] = TestFolder(HERE, (SourceFileLoader, SOURCE_SUFFIXES))
 
 SYSTEM_PACKAGES = {
     "dicom3tools": ("dicom3tools", "dciodvfy"),
     "dcmtk": ("dcmtk", "storescp", "dcmdump"),
+    "libdbus-1-3 libegl1 libfontconfig1 libgl1 libglib2.0-0 libxkbcommon0": ("cannot open shared object file",),
 }
 """Debian package -> words in the reason of a skip that say it is missing."""
 
