@@ -112,7 +112,9 @@ def compare(
 def _slice_metrics(index: int, reference: np.ndarray, test: np.ndarray, scale: Scale, clip_test: bool) -> SliceMetrics:
     a, b = (np.asarray(image, np.float64) for image in (reference, test))
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError(f"Slice {index + 1} holds values that are not finite (NaN or infinity); mend it or leave it out.")
+        raise ValueError(
+            f"Slice {index + 1} holds values that are not finite (NaN or infinity); mend it or leave it out."
+        )
     low, high = scale.window_hu
     a = (a.clip(low, high) - low) / scale.unit_hu
     b = ((b.clip(low, high) if clip_test else b) - low) / scale.unit_hu
