@@ -56,7 +56,9 @@ def candidates(noise_hu: float) -> dict[str, dict[str, Filter]]:
         "non-local means": {
             f"h {k:g} sd, patch {p}": non_local_means(k * noise_hu, p) for k in (0.5, 0.7, 0.9, 1.2) for p in (3, 5, 7)
         },
-        "total variation": {f"weight {k:g} sd": total_variation(k * noise_hu) for k in (0.5, 0.8, 1.1, 1.5, 2.0, 3.0)},
+        "total variation": {
+            f"weight {k:g} sd": total_variation(k * noise_hu) for k in (0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 1.2)
+        },
     }
     try:
         import bm3d as _  # noqa: F401 - is it there?

@@ -1,0 +1,124 @@
+"""What the panel says: progress, the line under it, a model's card, why an installation failed. `_` translates."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .models import ModelCard
+
+Translate = Callable[[str], str]
+
+
+def remaining(seconds: float | None, _: Translate = str) -> str:
+    """ "4 s left", "3 min left", or "" where nobody knows."""
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return _("{seconds} s left").format(seconds=round(seconds))
+    return _("{minutes} min left").format(minutes=round(seconds / 60))
+
+
+def progress(event: Mapping[str, Any], _: Translate = str) -> str:
+    """Of the worker's events: "slice 120 of 300, 4 s left"; for what comes before the first slice, a few words."""
+    if event["event"] == "stage":
+        return {"torch": _("starting PyTorch"), "model": _("loading the model")}.get(event["stage"], "")
+    if event["event"] != "progress":
+        return ""
+    slices = _("slice {done} of {total}").format(done=event["done"], total=event["total"])
+    return ", ".join(part for part in (slices, remaining(event["seconds_left"], _)) if part)
+
+
+def outcome(facts: Mapping[str, Any], strength: float, _: Translate = str) -> str:
+    """The line after a run: what happened besides, then model, device, time and strength.
+
+    `facts` is the worker's result of `denoise`.
+    """
+    notes = "".join(f"{note[:1].upper()}{note[1:].rstrip('.')}. " for note in facts["notes"])
+    how = _("{model} {version} on {device}, {seconds} s, strength {percent} %").format(
+        model=facts["model"]["name"],
+        version=facts["model"]["version"],
+        device=facts["device"],
+        seconds=f"{facts['seconds']:.1f}",
+        percent=f"{100 * strength:.0f}",
+    )
+    return notes + _("Done: {how}").format(how=how)
+
+
+def card_html(card: ModelCard, _: Translate = str) -> str:
+    """A model's card, for people: what it is for and its limits first."""
+    rows = [
+        (_("Version"), f"{card.version} ({card.date})"),
+        (_("For"), card.intended_use),
+        (_("Limits"), card.limits),
+        (_("Trained on"), card.training_data),
+        (_("Dose"), card.dose),
+        (_("Network"), f"{card.architecture}, {card.preset}"),
+        (_("Measured"), [f"{name}: {_figure(value)}" for name, value in card.metrics.items()]),
+        (_("Licence"), card.licence),
+        ("SHA-256", card.sha256),
+    ]
+    lines = []
+    for title, value in rows:
+        items = [value] if isinstance(value, str) else value
+        text = "<br>".join(html.escape(str(item)) for item in items) or "-"
+        lines.append(f'<tr><td style="padding-right: 8px"><b>{html.escape(title)}</b></td><td>{text}</td></tr>')
+    return f"<b>{html.escape(card.name)}</b><table>{''.join(lines)}</table>"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_figure(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def installation_failure(text: str, _: Translate = str) -> str:
+    """Why packages could not be installed and what to do, from what the installer said."""
+    reasons = [
+        (
+            r"declined",
+            _("The packages were not installed, and denoising needs them. Click Denoise to be asked again."),
+        ),
+        (
+            r"WinError 206|too long|MAX_PATH",
+            _(
+                "The installation failed because a path is too long for Windows. Switch on long paths "
+                "(LongPathsEnabled), or install Slicer in a folder with a short name, then try again."
+            ),
+        ),
+        (
+            r"No space left|disk full|WinError 112",
+            _("The installation failed because the disk is full. Make room (PyTorch takes some GB), then try again."),
+        ),
+        (
+            r"proxy|\b407\b",
+            _(
+                "The installation failed at the proxy. Set HTTPS_PROXY to the proxy of your network (ask its "
+                "administrator), restart Slicer, then try again."
+            ),
+        ),
+        (
+            r"CERTIFICATE_VERIFY_FAILED|SSLError|SSL:",
+            _(
+                "The installation failed because the package server's certificate could not be checked, as happens "
+                "behind some firewalls. Ask the administrator of your network, then try again."
+            ),
+        ),
+        (
+            r"name resolution|getaddrinfo|not known|Max retries|[Tt]imed out|unreachable|ConnectionError|"
+            r"NewConnection|No matching distribution",
+            _("The installation failed because the package server was not reached. Go online, then try again."),
+        ),
+        (
+            r"WinError (5|32)\b|[Aa]ccess is denied|used by another process|restart|already (loaded|imported)",
+            _("The installation needs a restart of Slicer: files it replaces are in use. Restart, then try again."),
+        ),
+    ]
+    for pattern, sentence in reasons:
+        if re.search(pattern, text, re.IGNORECASE):
+            return sentence
+    return _("The installation failed ({reason}). Slicer's log has the details.").format(
+        reason=(text.strip().splitlines() or ["?"])[-1].rstrip(".")
+    )

@@ -1,0 +1,137 @@
+"""From the click on Denoise to the result on show, cold and warm: start, load, network, transfer, display.
+
+    python Testing/benchmarks/bench_panel.py [--slices 60 300] [--side 512] [--strength 75] [--model NAME]
+
+Runs the real panel and the real worker on the stand-in, on noise. What is not the network should stay under 1 s when
+warm, and when cold under the time that `python -c "import torch"` takes plus 3 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "Testing"), str(ROOT / "ASCONDenoise")]
+
+import numpy as np  # noqa: E402
+import standin  # noqa: E402
+
+standin.install()
+
+import qt  # noqa: E402
+import slicer  # noqa: E402
+
+COLUMNS = ("hand over", "start", "load", "network", "hand back", "display", "total", "not network", "longest hold")
+
+
+def seconds_to_import_torch() -> float:
+    """In a fresh process; the second of two, so that the files are in memory."""
+    for _ in range(2):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.monotonic() - started
+
+
+def volume(slices: int, side: int):
+    """An LDCT node of int16 noise around soft tissue."""
+    one = np.random.default_rng(0).normal(50, 30, (side, side)).astype(np.int16)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"CT {slices}")
+    slicer.util.updateVolumeFromArray(node, np.broadcast_to(one, (slices, side, side)))
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevelMinMax(-160, 240)
+    slicer.util.setSliceViewerLayers(background=node, fit=True)
+    return node
+
+
+def click(panel, node, *, with_network: bool) -> dict[str, float]:
+    """Seconds of each part of one run, and how long the main thread was held at most in a piece of it."""
+    for _ in range(50):  # the views are drawn
+        slicer.app.processEvents()
+    logic, marks, beats = panel.logic, {}, [time.monotonic()]
+    panel._parameterNode.inputVolume, panel._parameterNode.outputVolume = node, None
+    request = logic.tasks.worker.request
+
+    def noted(listener, **job):
+        marks.setdefault("sent", time.monotonic())
+
+        def heard(event):
+            marks.setdefault(event.get("stage", event["event"]), time.monotonic())
+            listener(event)
+
+        return request(heard, **job | ({} if with_network else {"strength": 0}))
+
+    logic.tasks.worker.request = noted
+    timer = qt.QTimer()
+    timer.timeout.connect(lambda: beats.append(time.monotonic()))
+    timer.start(0)
+    beats[:] = [time.monotonic()]
+    clicked = time.monotonic()
+    panel.ui.denoiseButton.click()
+    while logic.tasks.busy("denoise"):
+        slicer.app.processEvents()
+    done = time.monotonic()
+    manager = slicer.app.layoutManager()
+    for name in manager.sliceViewNames():
+        manager.sliceWidget(name).sliceView().forceRender()
+    shown = time.monotonic()
+    timer.stop()
+    logic.tasks.worker.request = request
+    assert logic.run is not None, panel.ui.statusLabel.text
+    begun = marks.get("torch", marks.get("model", marks["started"]))
+    network = logic.run.facts["times"]["work"]
+    parts = {
+        "hand over": marks["sent"] - clicked,
+        "start": begun - marks["sent"],
+        "load": marks["started"] - begun,
+        "network": network,
+        "hand back": done - marks["result"],
+        "display": shown - done,
+        "total": shown - clicked,
+        "not network": shown - clicked - network,
+        "longest hold": float(np.diff(beats).max()),
+    }
+    logic.wait()
+    return parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slices", type=int, nargs="+", default=[60, 300])
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--strength", type=float, default=75)
+    parser.add_argument("--model", default="", help="name of a model; the default model where left out")
+    parser.add_argument(
+        "--without-network", action="store_true", help="the worker copies: all but the network is timed"
+    )
+    arguments = parser.parse_args()
+    standin.load_module(ROOT / "ASCONDenoise" / "ASCONDenoise.py")
+    slicer.util.mainWindow().resize(1600, 1000)
+    slicer.util.mainWindow().show()
+    slicer.util.selectModule("ASCONDenoise")
+    panel = slicer.modules.ASCONDenoiseWidget
+    panel._parameterNode.strength = arguments.strength
+    panel._parameterNode.model = arguments.model
+    print(f"import torch: {seconds_to_import_torch():.2f} s\n")
+    print("| slices | worker | " + " | ".join(COLUMNS) + " |")
+    print("|---|---|" + "---:|" * len(COLUMNS))
+    for slices in arguments.slices:
+        node = volume(slices, arguments.side)
+        for worker in ("cold", "warm"):
+            if worker == "cold":
+                panel.logic.tasks.worker.stop("")
+            parts = click(panel, node, with_network=not arguments.without_network)
+            print(
+                f"| {slices} | {worker} | " + " | ".join(f"{parts[name]:.2f} s" for name in COLUMNS) + " |", flush=True
+            )
+        slicer.mrmlScene.RemoveNode(panel._parameterNode.outputVolume)
+        slicer.mrmlScene.RemoveNode(node)
+    panel.cleanup()
+
+
+if __name__ == "__main__":
+    main()

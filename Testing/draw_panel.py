@@ -1,0 +1,112 @@
+"""Pictures of the panel for the README, drawn on the stand-in for Slicer and saying so.
+
+    python Testing/draw_panel.py FOLDER [--ct FILE --credit TEXT] [--model NAME]
+
+Without a CT the volume is a phantom. The low dose is simulated, as for the module's sample data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "Testing"), str(ROOT / "ASCONDenoise")]
+
+import standin  # noqa: E402
+
+standin.install()
+
+import slicer  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+
+CAPTION = "Drawn by the tests' stand-in for 3D Slicer: not a screenshot of Slicer."
+SLICES = 5
+
+
+def normal_dose(path: str | None):
+    """Volume node of the middle slices of a CT file; None for a phantom."""
+    if path is None:
+        return None
+    from ASCONDenoiseLib import mrml
+    from ASCONDenoiseLib.volume import read_volume
+
+    volume = read_volume(path)
+    first = max(0, len(volume.voxels) // 2 - SLICES // 2)
+    voxels = volume.voxels[first : first + SLICES]
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+    slicer.util.updateVolumeFromArray(node, voxels)
+    node.SetSpacing(volume.geometry.spacing_mm)
+    lps = volume.geometry.direction
+    node.SetIJKToRASDirections(*(-v if i < 6 else v for i, v in enumerate(lps)))
+    node.CreateDefaultDisplayNodes()
+    mrml.set_window([node], (-160.0, 240.0))
+    return node
+
+
+def settle(seconds: float = 0.5) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        slicer.app.processEvents()
+        time.sleep(0.01)
+
+
+def draw(path: Path, credit: str) -> None:
+    """The main window as it is now, with the caption below."""
+    settle()
+    slicer.util.mainWindow().grab().save(str(path))
+    picture = Image.open(path).convert("RGB")
+    canvas = Image.new("RGB", (picture.width, picture.height + 30), "white")
+    canvas.paste(picture)
+    text = f"{CAPTION} {credit}".strip()
+    ImageDraw.Draw(canvas).text((10, picture.height + 6), text, "black", ImageFont.load_default(size=15))
+    canvas.quantize(256).save(path, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ct")
+    parser.add_argument("--credit", default="", help="where the CT comes from, for the caption")
+    parser.add_argument("--model", default="", help="name of a model; the default model where left out")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    standin.load_module(ROOT / "ASCONDenoise" / "ASCONDenoise.py")
+    slicer.util.mainWindow().resize(1500, 920)
+    slicer.util.mainWindow().show()
+    slicer.util.selectModule("ASCONDenoise")
+    panel = slicer.modules.ASCONDenoiseWidget
+    credit = f"{arguments.credit} Quarter dose, simulated.".strip()
+
+    maker = sys.modules["ASCONDenoise"].ASCONDenoiseLogic()
+    source = normal_dose(arguments.ct)
+    ldct, ndct = maker.makeSample(source)
+    maker.close()
+    if source is not None:
+        slicer.mrmlScene.RemoveNode(source)
+    choices = panel._parameterNode
+    choices.model, choices.inputVolume, choices.referenceVolume = arguments.model, ldct, ndct
+    slicer.util.setSliceViewerLayers(background=ldct, fit=True)
+    draw(arguments.folder / "panel-start.png", credit)
+
+    panel.ui.denoiseButton.click()
+    while panel.logic.tasks.busy("denoise") and "slice 3" not in panel.ui.progressBar.format:
+        slicer.app.processEvents()
+    draw(arguments.folder / "panel-running.png", credit)
+    panel.logic.wait()
+    panel.ui.compareButton.click()
+    panel.logic.wait()
+    draw(arguments.folder / "panel-side-by-side.png", credit)
+    panel.ui.differenceButton.click()
+    panel.logic.wait()
+    panel.ui.modelCardButton.click()
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    settle(3)
+    draw(arguments.folder / "panel-difference.png", credit)
+    panel.cleanup()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What the panel says, word for word, and that it passes through the translator."""
+
+from __future__ import annotations
+
+import pytest
+
+from ASCONDenoiseLib import wording
+from ASCONDenoiseLib.models import ModelCard
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ({"event": "progress", "done": 120, "total": 300, "seconds_left": 4.2}, "slice 120 of 300, 4 s left"),
+        ({"event": "progress", "done": 1, "total": 300, "seconds_left": None}, "slice 1 of 300"),
+        ({"event": "progress", "done": 2, "total": 300, "seconds_left": 600.0}, "slice 2 of 300, 10 min left"),
+        ({"event": "stage", "stage": "torch"}, "starting PyTorch"),
+        ({"event": "stage", "stage": "model"}, "loading the model"),
+        ({"event": "started", "device": "cpu"}, ""),
+    ],
+)
+def test_progress(event, text):
+    assert wording.progress(event) == text
+
+
+def test_outcome_ends_with_model_device_time_and_strength():
+    facts = {
+        "model": {"name": "M", "version": "1.2", "sha256": "0"},
+        "device": "cuda:0 NVIDIA H100, then cpu",
+        "seconds": 12.34,
+        "notes": ["out of memory on cuda:0: batch halved to 2"],
+    }
+    assert wording.outcome(facts, 0.75) == (
+        "Out of memory on cuda:0: batch halved to 2. Done: M 1.2 on cuda:0 NVIDIA H100, then cpu, 12.3 s, strength 75 %"
+    )
+
+
+def test_card_shows_everything_and_runs_no_markup():
+    card = ModelCard(
+        name="<script>",
+        version="1",
+        architecture="esau_net",
+        settings={},
+        window_hu=(-1000.0, 2000.0),
+        preset="released",
+        training_data=["A & B"],
+        dose="0.25, simulated",
+        date="2026-01-01",
+        licence="Apache-2.0",
+        intended_use="Research",
+        limits=["Not for children"],
+        metrics={"abdomen": {"psnr_db": 44.1234, "slices": 20}},
+        sha256="ab" * 32,
+    )
+    page = wording.card_html(card)
+    assert "<script>" not in page and "&lt;script&gt;" in page and "A &amp; B" in page
+    for words in ("Not for children", "Research", "abdomen: psnr_db 44.12, slices 20", "ab" * 32, "Apache-2.0"):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("User declined package installation", "asked again"),
+        ("OSError: [WinError 206] The filename or extension is too long", "too long for Windows"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+        ("ProxyError('Cannot connect to proxy.', OSError('407 Proxy Authentication Required'))", "HTTPS_PROXY"),
+        ("SSLCertVerificationError: CERTIFICATE_VERIFY_FAILED", "certificate"),
+        ("Failed to establish a new connection: [Errno -3] Temporary failure in name resolution", "Go online"),
+        ("ERROR: No matching distribution found for torch>=2.2", "Go online"),
+        ("PermissionError: [WinError 5] Access is denied", "Restart"),
+        ("line one\nthe last line.", "(the last line)"),
+        ("", "log has the details"),
+    ],
+)
+def test_installation_failure(said, words):
+    assert words in wording.installation_failure(said)
+
+
+def test_every_sentence_is_translated():
+    heard = []
+
+    def translate(text):
+        heard.append(text)
+        return text.upper()
+
+    assert wording.installation_failure("No space left", translate).isupper()
+    assert wording.progress({"event": "stage", "stage": "torch"}, translate) == "STARTING PYTORCH"
+    assert "starting PyTorch" in heard
