@@ -50,6 +50,17 @@ def test_padding_beside_noisy_air_is_padding(value):
     assert not hounsfield.padding_mask(image)[np.hypot(x, y) < 38].any()
 
 
+def test_the_edge_of_padding_is_padding():
+    """Corners outside a scan circle, in a thin ring of air: many of their voxels have mostly air around them."""
+    image = a_slice()
+    y, x = np.mgrid[:96, :96] - 47.5
+    for radius in (46, 50, 55, 60, 64):
+        padded = image.copy()
+        padded[np.hypot(x, y) > radius] = -1024
+        inner = np.hypot(x, y) > radius
+        assert hounsfield.padding_mask(padded)[inner].mean() > 0.98
+
+
 def test_single_voxels_of_padding_in_tissue_are_padding():
     image = np.full((20, 30), 40, np.int16)
     image[3, 4] = image[0, 0] = -1024

@@ -11,8 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import missing_packages
 from packaging.requirements import Requirement
+from system_packages import missing_packages
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("ASCONDenoise", "ASCONTraining")

@@ -13,6 +13,9 @@ PADDING_HU = -1024.0
 NOISY_AIR_HU = (-1016.0, -900.0)
 """Where the median around a voxel lies in here, the voxel is air, however far noise has taken it below -1024."""
 
+NO_NOISE_BELOW_HU = -1500.0
+"""Noise takes no air below this; padding of -2000, -2048 or -3024 lies there."""
+
 DISPLAY_WINDOWS_HU = {
     "abdomen": (-160.0, 240.0),
     "lung": (-1350.0, 150.0),
@@ -56,7 +59,8 @@ def padding_mask(slice_hu: np.ndarray, padding_hu: float | None = None) -> np.nd
     """Where a slice (H, W) is padding: at `padding_hu`, or at -1024 HU and below unless that is the noise of air.
 
     The noise of a low dose takes many voxels of air below -1024. To keep those and denoise their brighter neighbours
-    would darken the air, so a voxel whose 7x7 neighbourhood has the median of air is air.
+    would darken the air, so a voxel whose 7x7 neighbourhood has the median of air is air; unless it lies below
+    -1500, or two or more of the eight voxels around it have its very value: noise reaches and does that rarely.
     """
     padding = slice_hu <= PADDING_HU
     rows, columns = np.nonzero(padding)
@@ -65,8 +69,12 @@ def padding_mask(slice_hu: np.ndarray, padding_hu: float | None = None) -> np.nd
         around = np.pad(slice_hu, reach, mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(around, (2 * reach + 1, 2 * reach + 1))
         for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // 20_000)):  # memory: a few MB
-            middle = np.median(windows[rows[part], columns[part]], axis=(1, 2))
+            window = windows[rows[part], columns[part]]
+            middle = np.median(window, axis=(1, 2))
             air = (middle > NOISY_AIR_HU[0]) & (middle < NOISY_AIR_HU[1])
+            own = window[:, reach : reach + 1, reach : reach + 1]
+            same = (window[:, reach - 1 : reach + 2, reach - 1 : reach + 2] == own).sum(axis=(1, 2)) - 1
+            air &= (same < 2) & (own[:, 0, 0] > NO_NOISE_BELOW_HU)
             padding[rows[part][air], columns[part][air]] = False
     return padding if padding_hu is None else padding | (slice_hu == padding_hu)
 

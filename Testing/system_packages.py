@@ -1,0 +1,21 @@
+"""Debian packages that some tests need, and how a skipped test's reason names them."""
+
+from __future__ import annotations
+
+SYSTEM_PACKAGES = {
+    "dicom3tools": ("dicom3tools", "dciodvfy"),
+    "dcmtk": ("dcmtk", "storescp", "dcmdump"),
+    "libdbus-1-3 libegl1 libfontconfig1 libgl1 libglib2.0-0 libxkbcommon0": ("cannot open shared object file",),
+}
+"""Debian package -> words in the reason of a skip that say it is missing."""
+
+
+def missing_packages(reasons: list[str]) -> dict[str, int]:
+    """Debian packages that skips name in their reasons, each with the number of tests skipped for it."""
+    counts = {}
+    for reason in reasons:
+        for package, words in SYSTEM_PACKAGES.items():
+            if any(word in reason for word in words):
+                counts[package] = counts.get(package, 0) + 1
+                break
+    return counts
