@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 SYSTEM_PACKAGES = {
     "dicom3tools": ("dicom3tools", "dciodvfy"),
     "dcmtk": ("dcmtk", "storescp", "dcmdump"),
@@ -19,3 +21,12 @@ def missing_packages(reasons: list[str]) -> dict[str, int]:
                 counts[package] = counts.get(package, 0) + 1
                 break
     return counts
+
+
+def skip_without_standin() -> None:
+    """Skip the test or module, with the reason, where the stand-in for Slicer or a library of its own is missing."""
+    try:
+        import slicer  # noqa: F401
+        import standin  # noqa: F401
+    except ImportError as missing:
+        pytest.skip(f"the extra slicer-test is not there: {missing}", allow_module_level=True)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ASCONDenoiseLib import inference
-from ASCONDenoiseLib.inference import Cancelled, InferenceError, blend, denoise, feature_maps, pick_device
+from ASCONDenoiseLib.blending import blend
+from ASCONDenoiseLib.inference import Cancelled, InferenceError, denoise, feature_maps, pick_device
 from ASCONDenoiseLib.networks.esau_net import ESAUNet
 
 ODD_SHAPES = [(1, 1, 1), (2, 7, 5), (3, 13, 9), (1, 1, 20), (2, 3, 17), (1, 16, 24)]

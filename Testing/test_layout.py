@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from system_packages import missing_packages
+from system_packages import missing_packages, skip_without_standin
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("ASCONDenoise", "ASCONTraining")
@@ -136,7 +136,7 @@ def test_wheel_packages_are_the_folders_on_disk():
 @pytest.mark.parametrize("module", MODULES)
 def test_module_class_tells_slicer_what_it_is(module):
     """The class runs on the stand-in for Slicer, and brings in neither torch nor a Lib file that has it."""
-    pytest.importorskip("PySide6", reason="the extra slicer-test is not there: no stand-in for Slicer")
+    skip_without_standin()
     described = json.loads(
         run_python(f"""
 import json, types

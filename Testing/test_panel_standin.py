@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from system_packages import skip_without_standin
 
 ROOT = Path(__file__).resolve().parent.parent
 QT_FILES = [ROOT / "ASCONDenoise/ASCONDenoise.py", *sorted((ROOT / "ASCONDenoise/ASCONDenoiseLib/panel").glob("*.py"))]
 
-pytest.importorskip("PySide6", reason="the extra slicer-test is not installed")
+skip_without_standin()
 
 WITHOUT_MAIN_WINDOW = """
 import sys

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import pytest
+from system_packages import skip_without_standin
 
-try:
-    import slicer
-    import standin
-except ImportError as missing:
-    pytest.skip(f"the extra slicer-test is not there: {missing}", allow_module_level=True)
+skip_without_standin()
+import slicer  # noqa: E402
+import standin  # noqa: E402
 
 standin.install()
 import ctk  # noqa: E402

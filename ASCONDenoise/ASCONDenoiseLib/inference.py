@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .blending import added, check_strength
 from .hounsfield import TRAINING_WINDOW_HU, clip_to_window, padding_mask, to_unit
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def denoise(
     """
     started = time.monotonic()
     _check_voxels(voxels_hu)
-    _check_strength(strength)
+    check_strength(strength)
     out = _checked_output(out, voxels_hu)
     if strength == 0:
         out[...] = voxels_hu
@@ -110,7 +111,7 @@ def denoise(
         for i, slice_difference_hu in enumerate(difference_hu):
             x = voxels_hu[first + i]
             slice_difference_hu[_keeps_value(x, padding_hu)] = 0
-            out[first + i] = _added(x, slice_difference_hu)
+            out[first + i] = added(x, slice_difference_hu)
             if progress is not None:
                 progress(first + i + 1, len(voxels_hu))
     seconds = time.monotonic() - started
@@ -140,22 +141,6 @@ def feature_maps(
             yield first + i, features
             if progress is not None:
                 progress(first + i + 1, len(voxels_hu))
-
-
-def blend(voxels_hu: np.ndarray, denoised_hu: np.ndarray, strength: float) -> np.ndarray:
-    """A weaker result from that of strength 1, without the network: x + strength * (y - x), (S, H, W), x's dtype.
-
-    For integers it is within 1 HU of `denoise(..., strength=strength)`, since y is rounded already (and further
-    off where y was clipped to the range of an unsigned dtype); exact at 0 and 1.
-
-    Raises ValueError where strength is not in 0..1, or shape or dtype differ.
-    """
-    _check_strength(strength)
-    _checked_output(denoised_hu, voxels_hu)
-    out = np.empty_like(voxels_hu)
-    for i, (x, y) in enumerate(zip(voxels_hu, denoised_hu, strict=True)):
-        out[i] = _added(x, (y.astype(np.float64) - x) * strength)
-    return out
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -308,11 +293,6 @@ def _check_voxels(voxels_hu: np.ndarray) -> None:
                 )
 
 
-def _check_strength(strength: float) -> None:
-    if not 0 <= strength <= 1:
-        raise ValueError(f"Strength is a number from 0 to 1; got {strength}.")
-
-
 def _checked_output(out: np.ndarray | None, voxels_hu: np.ndarray) -> np.ndarray:
     if out is None:
         return np.empty(voxels_hu.shape, voxels_hu.dtype)
@@ -326,15 +306,6 @@ def _checked_output(out: np.ndarray | None, voxels_hu: np.ndarray) -> np.ndarray
 def _keeps_value(x: np.ndarray, padding_hu: float | None) -> np.ndarray:
     """Where x is padding or lies above the window."""
     return padding_mask(x, padding_hu) | (x >= TRAINING_WINDOW_HU[1])
-
-
-def _added(x: np.ndarray, difference_hu: np.ndarray) -> np.ndarray:
-    """x + difference in x's dtype; integers are rounded to nearest and clipped to its range."""
-    y = x + difference_hu  # float32 or float64, whichever holds every x of up to 32 bits, so x + 0 is x
-    if x.dtype.kind in "iu":
-        limits = np.iinfo(x.dtype)
-        y = np.rint(y).clip(limits.min, limits.max)
-    return y.astype(x.dtype)
 
 
 def _default_batch(device: torch.device, sides: tuple[int, ...]) -> int:
