@@ -29,7 +29,8 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --ignore=Testing/slicer $(ARGS)
-	$(BIN)/python -m pytest Testing/slicer $(ARGS) # a process of their own: they reload the module, as Slicer does
+	@# the panel's tests in a process of their own: they reload the module, as Slicer does; 5: all of them skipped
+	$(BIN)/python -m pytest Testing/slicer $(ARGS) || [ $$? = 5 ]
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)
