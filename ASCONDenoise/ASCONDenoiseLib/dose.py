@@ -454,9 +454,7 @@ def measure_kernel(voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float]
 
     side, pixel_mm = NPS_WINDOW_PX, max(spacing_mm[:2])
     power = _noise_power(voxels_hu, spacing_mm, side)
-    if power is None:
-        return KERNELS["standard"]
-    if not power.max() > 0:
+    if power is None or not power.max() > 0:
         return KERNELS["standard"]
     fine = 4 * side  # the expected periodogram of a tapered region is the spectrum smeared by the taper's own
     fy, fx = _frequencies(fine, spacing_mm)

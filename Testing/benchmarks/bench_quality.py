@@ -101,6 +101,7 @@ def measure(name: str, volume: Volume, network, args: argparse.Namespace) -> dic
         setting = best_of(settings, ndct, ldct, args.tune_slices)
         rows[f"{peer} ({setting})"] = filtered(ldct, settings[setting])
     labels = image_quality.tissue_labels(ndct, spacing)
+    windows = image_quality.flat_soft_tissue_windows(ndct, spacing)
     print(f"\n{name}: {len(ndct)} slices, dose {args.dose:g}, {simulation.photons.mean():.3g} photons per ray")
     print(f"  {metrics.PAPER.describe()}; abdomen PSNR: {metrics.ABDOMEN.describe()}")
     heads = ("PSNR dB", "SSIM x100", "RMSE HU", "abdomen PSNR", "noise HU")
@@ -108,7 +109,7 @@ def measure(name: str, volume: Volume, network, args: argparse.Namespace) -> dic
     table = {}
     for row, voxels in rows.items():
         paper, abdomen = metrics.compare(ndct, voxels), metrics.compare(ndct, voxels, metrics.ABDOMEN)
-        noise = image_quality.noise_hu(voxels, spacing, centres=image_quality.flat_soft_tissue_windows(ndct, spacing))
+        noise = image_quality.noise_hu(voxels, spacing, centres=windows)
         shifts = image_quality.hu_shift_per_tissue(ndct, voxels, labels)
         table[row] = {
             "psnr_db": paper.mean_sd("psnr_db"),
