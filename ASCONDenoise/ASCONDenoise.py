@@ -25,9 +25,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from ASCONDenoiseLib import hounsfield, models, mrml, steps, wording
+from ASCONDenoiseLib import hounsfield, models, mrml, steps, suitability, wording
 from ASCONDenoiseLib.panel import sample
-from ASCONDenoiseLib.panel.comparison import Comparison
+from ASCONDenoiseLib.panel.comparison import Comparison, isOurs, registerLayouts
 from ASCONDenoiseLib.panel.installation import ensurePackages, torchInstalled
 from ASCONDenoiseLib.panel.tasks import Cancelled, Tasks
 
@@ -60,12 +60,13 @@ Framework for Low-Dose CT Denoising", MICCAI 2023,
 <a href="https://doi.org/10.1007/978-3-031-43999-5_34">doi:10.1007/978-3-031-43999-5_34</a>.
 Please cite this paper. The software was written anew from it.
 """)
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
 
 
-def registerSampleData() -> None:
-    """Adds "ASCON: low-dose abdomen" to the module Sample Data."""
+def onStartupCompleted() -> None:
+    """Adds "ASCON: low-dose abdomen" to the module Sample Data, and the layouts that a scene may be saved with."""
     sample.register(ASCONDenoiseLogic)
+    registerLayouts()
 
 
 @parameterNodeWrapper
@@ -143,16 +144,31 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             return _("The output would replace {name}. Choose another, or none.").format(name=outputVolume.GetName())
         try:
             mrml.volume_array(inputVolume)
-            models.find_model(model or None)
-        except ValueError as error:  # NodeError, ModelError
+        except mrml.NodeError as error:
             return str(error)
+        try:
+            models.find_model(model or None)
+        except models.ModelError as error:
+            lost = _('The model "{name}" is not on this computer. Choose another, or import it.')
+            return lost.format(name=model) if model else str(error)
         return ""
+
+    def warnings(self, inputVolume, model: str = "") -> list:
+        """Sentences about what may not suit the model; none of them keeps anybody from denoising."""
+        try:
+            voxels = suitability.sample(mrml.volume_array(inputVolume))
+            card = models.load_card(models.find_model(model or None))
+        except (mrml.NodeError, models.ModelError):  # an obstacle
+            return []
+        database = openDatabase()
+        known = mrml.description(inputVolume, database.instanceValue if database else None)
+        return suitability.warnings(voxels, mrml.spacing_mm(inputVolume), known, card, _)
 
     def denoise(self, inputVolume, outputVolume=None, referenceVolume=None, model="", device="auto") -> None:
         """Starts the work; the result has the `strength` of the time it ends. onEnd is called with a steps.Run."""
         if reason := self.obstacle(inputVolume, outputVolume, referenceVolume, model):
             raise RuntimeError(reason)
-        database = getattr(slicer, "dicomDatabase", None)
+        database = openDatabase()
         work = steps.denoise(
             inputVolume,
             outputVolume,
@@ -257,6 +273,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._devices = []  # the worker's, once it was asked
         self._installing = False
         self._numbers = []  # rows of the table
+        self._warned = None  # what the warning on show is about
         self._comparison = Comparison()
         self._flickerTimer = qt.QTimer()
         VTKObservationMixin.__init__(self)
@@ -279,6 +296,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.strengthSlider.valueChanged.connect(lambda percent: self.logic.setStrength(percent / 100))
         ui.modelComboBox.activated.connect(self.onModelActivated)
         ui.deviceComboBox.activated.connect(self.onDeviceActivated)
+        ui.importModelButton.clicked.connect(self.onImportModelButton)
         ui.modelCardButton.toggled.connect(lambda on: ui.modelCardBrowser.setVisible(on))
         ui.advancedCollapsibleButton.contentsCollapsed.connect(self.onAdvancedCollapsed)
         ui.denoiseButton.clicked.connect(self.onDenoiseButton)
@@ -292,11 +310,16 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.saveDicomButton.clicked.connect(self.onSaveDicomButton)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
+        if slicer.app.layoutManager() is not None:
+            slicer.app.layoutManager().connect("layoutChanged(int)", self.onLayoutChanged)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         self._flickerTimer.stop()
+        if slicer.app.layoutManager() is not None:
+            slicer.app.layoutManager().disconnect("layoutChanged(int)", self.onLayoutChanged)
         self.setParameterNode(None)
         self.removeObservers()
         self._comparison.shareWindow([])
@@ -309,6 +332,10 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self) -> None:
         self.initializeParameterNode()
+        self._resumeCompare()
+
+    def exit(self) -> None:
+        self.ui.flickerButton.checked = False
 
     def onSceneStartClose(self, caller=None, event=None) -> None:
         self._leaveCompare()
@@ -318,6 +345,9 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._showNumbers([], _("Filled after a run."))
         if getattr(self.parent, "isEntered", True):
             self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller=None, event=None) -> None:
+        qt.QTimer.singleShot(0, self._resumeCompare)  # the views come when the whole of the scene is there
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, removed) -> None:
@@ -352,6 +382,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Brings everything that connectGui does not bind into line with the parameter node and the logic."""
         ui, node, busy = self.ui, self._parameterNode, self.logic.tasks.busy("denoise")
         self._observe(node.inputVolume if node else None)
+        self._warn(node)
         if node is None:
             ui.denoiseButton.enabled = False
             return
@@ -360,7 +391,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         obstacle = self.logic.obstacle(node.inputVolume, node.outputVolume, node.referenceVolume, node.model)
         if self._installing:
             obstacle = _("Packages are being installed.")
-        cancelling = busy and self.logic.tasks.current.cancelling
+        current = self.logic.tasks.current
+        cancelling = busy and current.kind == "denoise" and current.cancelling
         ui.denoiseButton.text = _("Cancelling...") if cancelling else _("Cancel") if busy else _("Denoise")
         ui.denoiseButton.enabled = busy or not obstacle
         ui.denoiseButton.toolTip = (
@@ -393,6 +425,18 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if volume is not None:
             self.addObserver(volume, vtk.vtkCommand.ModifiedEvent, self._update)
         self._observedInput = volume
+
+    def _warn(self, node) -> None:
+        """Says what may not suit the model, above the button: looked at anew only where volume or model changed."""
+        volume = node.inputVolume if node else None
+        image = volume.GetImageData() if volume is not None else None
+        about = volume and (volume.GetID(), volume.GetName(), image and image.GetMTime(), node.model)
+        if about == self._warned:
+            return
+        self._warned = about
+        sentences = self.logic.warnings(volume, node.model) if image is not None else []
+        self.ui.warningLabel.text = " ".join(sentences)
+        self.ui.warningLabel.visible = bool(sentences)
 
     def _fillModels(self) -> None:
         chosen = self._parameterNode.model
@@ -439,6 +483,22 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onModelActivated(self, index: int) -> None:
         self._parameterNode.model = self.ui.modelComboBox.itemData(index)
+
+    def onImportModelButton(self) -> None:
+        parent, title = slicer.util.mainWindow(), _("The model's weights (its card lies beside them)")
+        if path := qt.QFileDialog.getOpenFileName(parent, title, "", _("Models") + " (*.safetensors)"):
+            self.importModel(path)
+
+    def importModel(self, path: str) -> None:
+        """Checks a model file and its card, copies them to where ASCON finds them, and chooses the model."""
+        try:
+            name = models.import_model(path).stem
+        except models.ModelError as error:
+            self._say(str(error))
+            return
+        self._parameterNode.model = "" if name == models.DEFAULT_MODEL else name
+        self._say(_("The model {name} is imported and chosen.").format(name=name))
+        self._update()
 
     def onDeviceActivated(self, index: int) -> None:
         self._parameterNode.device = self.ui.deviceComboBox.itemData(index)
@@ -515,8 +575,11 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _showResult(self) -> None:
         """The result over the LDCT, in the views that there are."""
         self.ui.revealSlider.value = 100
-        self._comparison.shareWindow([volume for name, volume in self._volumes().items() if name != "difference"])
+        self._shareWindow()
         self.onReveal()
+
+    def _shareWindow(self) -> None:
+        self._comparison.shareWindow([volume for name, volume in self._volumes().items() if name != "difference"])
 
     def onCompareButton(self) -> None:
         if self.ui.compareButton.checked:
@@ -527,15 +590,29 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _compare(self) -> None:
         try:
             self._comparison.show(self._volumes())
-        except RuntimeError as error:
+        except (RuntimeError, mrml.NodeError) as error:
+            self._comparison.leave()
             self._say(str(error))
         self.ui.compareButton.checked = bool(self._comparison.volumes)
+        self._shareWindow()
         self.onReveal()
+
+    def _resumeCompare(self) -> None:
+        """A scene that was saved side by side is that again."""
+        manager = slicer.app.layoutManager()
+        resumed = manager is not None and isOurs(manager.layout) and not self._comparison.volumes
+        if resumed and {"LDCT", "denoised"} <= self._volumes().keys():
+            self._compare()
 
     def _leaveCompare(self) -> None:
         self.ui.compareButton.checked = self.ui.differenceButton.checked = False
         self.logic.setDifferenceRange(None)
         self._comparison.leave()
+
+    def onLayoutChanged(self, layout: int) -> None:
+        """The user may choose other views with Slicer's own buttons."""
+        if self._comparison.volumes and not isOurs(layout):
+            self._leaveCompare()
 
     def onDifferenceButton(self) -> None:
         wanted = self.ui.differenceButton.checked
@@ -562,6 +639,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._flickerTimer.start(FLICKER_MS)
         else:
             self._flickerTimer.stop()
+            self.ui.revealSlider.value = 100
 
     def onFlicker(self) -> None:
         self.ui.revealSlider.value = 0 if self.ui.revealSlider.value else 100
@@ -606,7 +684,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node = self._parameterNode
         if node.inputVolume is None or node.outputVolume is None:
             return _("Denoise a volume first.")
-        if not mrml.instance_uids(node.inputVolume) or getattr(slicer, "dicomDatabase", None) is None:
+        if not mrml.instance_uids(node.inputVolume) or openDatabase() is None:
             return _("The LDCT was not loaded from the DICOM database, so there is no series to derive one from.")
         return _("Wait until the volume is done.") if self.logic.tasks.busy("denoise", "blend", "save") else ""
 
@@ -624,11 +702,20 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onSaved(self, result: dict) -> None:
         folder, count = result["folder"], result["files"]
         self._say(_("{count} DICOM files were written to {folder}.").format(count=count, folder=folder))
+        qt.QTimer.singleShot(0, lambda: self._offerToImport(folder, count))  # not within the worker's answer
+
+    def _offerToImport(self, folder: str, count: int) -> None:
         question = _("{count} DICOM files were written to\n{folder}\n\nImport them into Slicer's DICOM database?")
         if slicer.util.confirmYesNoDisplay(question.format(count=count, folder=folder)):
             from DICOMLib import DICOMUtils
 
             DICOMUtils.importDicom(folder)
+
+
+def openDatabase():
+    """Slicer's DICOM database; None where there is none, or where it is not open."""
+    database = getattr(slicer, "dicomDatabase", None)
+    return database if database is not None and database.isOpen else None
 
 
 def _fill(box, items: list, chosen: str) -> None:

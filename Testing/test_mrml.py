@@ -333,6 +333,7 @@ def test_a_removed_volume_leaves_nothing_behind(a_scene):
     before = a_scene.GetNumberOfNodes()
     result = a_result(a_scene, source)
     mrml.show_as_difference(result)
+    mrml.show_scale(result)
     mrml.remove_volume(result)
     assert a_scene.GetNumberOfNodes() == before + 1  # the colours
     mrml.remove_volume(result)
@@ -474,7 +475,8 @@ def test_a_shared_window_follows_whichever_is_changed_until_it_is_closed(a_scene
 
 def test_differences_are_shown_in_diverging_colours_around_zero(a_scene):
     node = a_volume(a_scene, np.array([[[-100, -50, 0, 50, 100]]], np.int16))
-    scale = mrml.show_as_difference(node, 100)
+    mrml.show_as_difference(node, 100)
+    scale = mrml.show_scale(node)
     display = node.GetVolumeDisplayNode()
     assert mrml.window_of(node) == (-100, 100)
     assert display.GetColorNode() is mrml.difference_colors(a_scene)
@@ -485,7 +487,12 @@ def test_differences_are_shown_in_diverging_colours_around_zero(a_scene):
     assert np.ptp(zero) <= 1 and zero[0] > 200  # gray, whatever the limit
     assert (np.abs(quarter - (low + zero) / 2) <= 3).all()
     assert scale.GetTitleText() == "HU" and scale.GetPrimaryDisplayNode() is display
-    assert mrml.show_as_difference(node, 40) is scale and mrml.window_of(node) == (-40, 40)
+    modified = []
+    scale.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: modified.append(True))
+    mrml.show_as_difference(node, 40)
+    assert mrml.window_of(node) == (-40, 40) and modified
+    assert mrml.show_scale(node) is not scale
+    assert a_scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode") == 1
     assert a_scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode") == 1
     assert node.GetVolumeDisplayNode() is display
 
@@ -513,6 +520,26 @@ def numpy_rgba(display) -> np.ndarray:
     return vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
 
 
+# ---- what is known of a volume
+
+
+def test_description_comes_from_the_dicom_database_the_hierarchy_and_the_name(a_scene):
+    node = a_volume(a_scene, name="chest")
+    assert mrml.description(node) == {"name": "chest"}
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(a_scene)
+    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+    hierarchy.SetItemAttribute(item, "DICOM.Modality", "MR")
+    assert mrml.description(node) == {"name": "chest", "modality": "MR"}
+    headers = {("1.2", "0008,0060"): "CT", ("1.2", "0018,1210"): "B40f", ("1.2", "0008,103E"): "Thorax"}
+    node.SetAttribute("DICOM.instanceUIDs", "1.2 1.3")
+    assert mrml.description(node, lambda uid, tag: headers.get((uid, tag), "")) == {
+        "name": "chest",
+        "modality": "CT",
+        "kernel": "B40f",
+        "series_description": "Thorax",
+    }
+
+
 # ---- views
 
 
@@ -524,8 +551,8 @@ def a_layout(a_scene):
 
     def show(*panes: str):
         layout_node = logic.GetLayoutNode()
-        number = mrml.register_compare_layout(layout_node, panes, {"denoised": "Denoised & <new>"})
-        layout_node.SetViewArrangement(number)
+        mrml.register_compare_layouts(layout_node, {"denoised": "Denoised & <new>"})
+        layout_node.SetViewArrangement(mrml.COMPARE_LAYOUTS[panes])
         for pane in panes:
             composite = slicer.vtkMRMLSliceCompositeNode()
             composite.SetLayoutName(mrml.view_name(pane))
@@ -553,10 +580,10 @@ def test_the_layout_has_a_linked_view_for_each_pane(a_scene, a_layout, panes, nu
 def test_the_layout_can_be_registered_again_with_other_labels(a_scene):
     node = slicer.vtkMRMLLayoutNode()
     a_scene.AddNode(node)
-    panes = ("LDCT", "denoised")
-    number = mrml.register_compare_layout(node, panes)
-    assert mrml.register_compare_layout(node, panes, {"LDCT": "vorher"}) == number
-    assert "vorher" in node.GetLayoutDescription(number)
+    mrml.register_compare_layouts(node)
+    assert "vorher" not in node.GetLayoutDescription(7460)
+    mrml.register_compare_layouts(node, {"LDCT": "vorher"})
+    assert all("vorher" in node.GetLayoutDescription(number) for number in mrml.COMPARE_LAYOUTS.values())
 
 
 def test_compare_shows_one_volume_per_view_linked_with_the_same_place_and_zoom(a_scene, a_layout):
@@ -666,6 +693,42 @@ def test_views_between_beside_and_across_the_slices(a_scene, a_layout):
     assert mrml.shown_slices(volume, views) == []
 
 
+@pytest.mark.parametrize(("orientation", "axis"), [("Coronal", 1), ("Sagittal", 2)])
+def test_rows_and_columns_on_show_are_found_and_blended(a_scene, a_layout, orientation, axis):
+    voxels = np.full((9, 40, 60), 100, np.int16)
+    denoised = np.random.default_rng(0).integers(-100, 100, voxels.shape, np.int16)
+    volume = a_volume(a_scene, denoised)
+    a_layout("LDCT", "denoised")
+    views = mrml.compare(a_scene, {"LDCT": a_volume(a_scene, voxels), "denoised": volume})
+    mrml.show_slice(views, volume)
+    views[1].SetOrientation(orientation)
+    index = [4, 17, 23]
+    world = mrml._ijk_to_world(volume).MultiplyPoint((*index[::-1], 1.0))
+    views[1].JumpSliceByCentering(*world[:3])
+    shown = mrml.shown_planes(volume, views)
+    assert shown == sorted(shown, key=len) and len(shown) == 2 and shown[0] == (4,)
+    assert shown[1] == (slice(None),) * axis + (index[axis],)
+    target = denoised.copy()
+    mrml.blend_slices(voxels, denoised, target, 0.0, shown)
+    expected = denoised.copy()
+    expected[4] = 100
+    np.moveaxis(expected, axis, 0)[index[axis]] = 100
+    np.testing.assert_array_equal(target, expected)
+
+
+def test_oblique_views_have_no_plane_of_their_own(a_scene, a_layout):
+    volume = a_volume(a_scene, np.zeros((9, 40, 60), np.int16))
+    a_layout("LDCT", "denoised")
+    (view, _other) = mrml.compare(a_scene, {"LDCT": volume, "denoised": volume})
+    mrml.show_slice([view], volume)
+    matrix = view.GetSliceToRAS()
+    turned = np.array([[matrix.GetElement(i, j) for j in range(3)] for i in range(3)]) @ a_turn(20, 0) @ a_turn(20, 1)
+    for i, j in np.ndindex(3, 3):
+        matrix.SetElement(i, j, turned[i, j])
+    view.UpdateMatrices()
+    assert mrml.shown_planes(volume, [view]) == []
+
+
 def test_reveal_fades_from_before_to_after(a_scene):
     before, after = a_volume(a_scene), a_volume(a_scene)
     composite = slicer.vtkMRMLSliceCompositeNode()
@@ -694,6 +757,7 @@ def measured(reference: bool = True) -> dict:
             ],
             "has_reference": reference,
         },
+        "strength": 0.75,
         "metrics": [
             {
                 "name": "LDCT",
@@ -713,23 +777,23 @@ def measured(reference: bool = True) -> dict:
 
 def test_numbers_with_a_reference():
     assert mrml.number_rows(measured()) == [
-        ("Measure", "LDCT", "Denoised", "NDCT"),
-        ("Noise, SD in soft tissue [HU]", "25.0", "10.0", "12.5"),
+        ("Measure", "LDCT", "Denoised, 75 %", "NDCT"),
+        ("Noise in soft tissue, SD [HU]", "25.0", "10.0", "12.5"),
         ("Noise removed [%]", "", "60", ""),
-        ("Mean frequency of the noise [1/mm]", "0.28", "", ""),
+        ("Noise frequency [1/mm]", "0.28", "", ""),
         ("PSNR [dB]", "29.26 ± 0.50", "inf", ""),
         ("SSIM x 100", "85.49 ± 1.00", "100.00", ""),
         ("RMSE [HU]", "103.20 ± 2.00", "0.00", ""),
-        ("HU shift against the NDCT: fat", "", "+1.3", ""),
-        ("HU shift against the NDCT: bone", "", "0.0", ""),
+        ("HU shift from NDCT: fat", "", "+1.3", ""),
+        ("HU shift from NDCT: bone", "", "0.0", ""),
     ]
 
 
 def test_numbers_without_a_reference_and_in_another_language():
     words = {"Noise removed [%]": "Rauschen entfernt [%]", "fat": "Fett"}
     rows = mrml.number_rows(measured(reference=False), lambda text: words.get(text, text))
-    assert rows[0] == ("Measure", "LDCT", "Denoised")
-    assert ("Rauschen entfernt [%]", "", "60") in rows and ("HU shift against the LDCT: Fett", "", "+1.3") in rows
+    assert rows[0] == ("Measure", "LDCT", "Denoised, 75 %")
+    assert ("Rauschen entfernt [%]", "", "60") in rows and ("HU shift from LDCT: Fett", "", "+1.3") in rows
     assert not [row for row in rows if "PSNR" in row[0]]
 
 

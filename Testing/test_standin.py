@@ -404,6 +404,24 @@ def test_a_collapsed_button_hides_its_content() -> None:
     assert heard == [True, False]
 
 
+def test_a_button_that_was_collapsed_shows_its_content_when_opened(tmp_path: Path) -> None:
+    panel = a_panel(
+        tmp_path,
+        """<ui version="4.0"><class>P</class><widget class="qMRMLWidget" name="P"><layout class="QVBoxLayout" name="v">
+        <item><widget class="ctkCollapsibleButton" name="box"><property name="collapsed"><bool>true</bool></property>
+        <layout class="QFormLayout" name="f"><item row="0" column="1"><widget class="QLabel" name="label">
+        <property name="text"><string>inside</string></property></widget></item></layout></widget></item></layout>
+        </widget></ui>""",
+    )
+    panel.show()
+    slicer.app.processEvents()
+    ui = slicer.util.childWidgetVariables(panel)
+    assert not ui.label.visible and ui.box.height < 40
+    ui.box.collapsed = False
+    slicer.app.processEvents()
+    assert ui.label.visible and ui.label.height >= ui.label.sizeHint.height() and ui.box.height > 40
+
+
 UI = """<ui version="4.0"><class>Panel</class><widget class="qMRMLWidget" name="Panel">
 <layout class="QVBoxLayout" name="v">
 <item><widget class="qMRMLNodeComboBox" name="input"><property name="nodeTypes"><stringlist>
@@ -623,6 +641,30 @@ def test_slice_views_show_the_scene() -> None:
     assert middle() == 255
     assert manager.sliceWidget("Red").sliceLogic().GetSliceOffset() == 4
     assert slicer.mrmlScene.GetSubjectHierarchyNode().GetItemByDataNode(node)
+
+
+def test_a_cleared_scene_has_a_subject_hierarchy_again() -> None:
+    for _again in range(2):
+        node = a_volume()
+        assert slicer.mrmlScene.GetSubjectHierarchyNode().GetItemByDataNode(node)
+        slicer.mrmlScene.Clear()
+        assert slicer.mrmlScene.GetSubjectHierarchyNode() is not None
+
+
+def test_the_dicom_database_reads_single_values(tmp_path: Path) -> None:
+    from dicom_fixtures import make_ct_series
+
+    database = ctk.ctkDICOMDatabase()
+    (file,) = make_ct_series(tmp_path, shape=(1, 4, 4), series_description="Thorax")
+    database.insert(str(file))
+    import pydicom
+
+    uid = pydicom.dcmread(file).SOPInstanceUID
+    assert database.fileForInstance(uid) == str(file)
+    assert database.instanceValue(uid, "0008,103E") == "Thorax"
+    assert database.instanceValue(uid, "0008,0060") == "CT"
+    assert database.instanceValue(uid, "0020,0037").count("\\") == 5
+    assert database.instanceValue(uid, "0018,9999") == database.instanceValue("1.2.3", "0008,0060") == ""
 
 
 def test_volumes_are_read_and_written_by_slicers_own_code(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def test_outcome_ends_with_model_device_time_and_strength():
         "notes": ["out of memory on cuda:0: batch halved to 2"],
     }
     assert wording.outcome(facts, 0.75) == (
-        "Out of memory on cuda:0: batch halved to 2. Done: M 1.2 on cuda:0 NVIDIA H100, then cpu, 12.3 s, strength 75 %"
+        "Out of memory on cuda:0: batch halved to 2. "
+        "Done: M 1.2 on cuda:0 NVIDIA H100, then cpu, 12.3 s, strength 75\N{NO-BREAK SPACE}%"
     )
 
 

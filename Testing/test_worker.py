@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -272,6 +273,26 @@ def test_info_and_models_and_devices(a_worker, a_model):
     assert devices["auto"] == str(inference.pick_device("auto"))
 
 
+def test_every_device_has_its_name(monkeypatch):
+    """Two GPUs, of which the second is the larger, and Apple's; here there may be none."""
+    from ASCONDenoiseLib import worker
+
+    gpus = [SimpleNamespace(name="NVIDIA RTX A2000", total_memory=6e9), SimpleNamespace(name="H100", total_memory=80e9)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: gpus[i])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(inference, "pick_device", lambda name: torch.device("cuda:1"))
+    found = worker._devices(SimpleNamespace(torch=lambda job: torch), None)
+    assert found["auto"] == "cuda:1"
+    assert {device["name"]: device["title"] for device in found["devices"]} == {
+        "cpu": "CPU",
+        "cuda:0": "NVIDIA RTX A2000 (6 GB)",
+        "cuda:1": "H100 (80 GB)",
+        "mps": "Apple GPU (MPS)",
+    }
+
+
 def test_what_libraries_print_goes_to_stderr(tmp_path):
     child = Child(tmp_path)
     assert child.next()["event"] == "ready"
@@ -365,13 +386,13 @@ def test_denoising_gives_what_the_inference_gives(a_worker, a_model, tmp_path, a
         padding_hu=-512,
         first=[3, 1],
     )
-    expected = inference.denoise(voxels, network, strength=0.7, device="cpu", padding_hu=-512).voxels
-    result = np.load(tmp_path / "out.npy")
+    direct = inference.denoise(voxels, network, strength=0.7, device="cpu", padding_hu=-512)
+    expected, result = direct.voxels, np.load(tmp_path / "out.npy")
     assert result.dtype == voxels.dtype and (result != voxels).any()
     np.testing.assert_allclose(result, expected, atol=0.01 if dtype == "float32" else 1)
     assert np.mean(result == expected) > 0.95  # the child may have another number of threads
     assert (result[:, :2] == -512).all() and (result[:, 5, 5] == 3000).all()
-    assert (answer["device"], answer["precision"], answer["strength"]) == ("cpu", "fp32", 0.7)
+    assert (answer["device"], answer["precision"], answer["strength"]) == ("cpu", direct.precision, 0.7)
     card = models.load_card(path)
     assert answer["model"] == {"name": "Test", "version": "0.7", "sha256": card.sha256, "path": path}
     assert answer["notes"] == [] and answer["seconds"] <= answer["times"]["total"]

@@ -23,7 +23,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from .dicom import _quiet
+from .dicom import quiet
 from .volume import DicomSeries, InputError, Volume
 
 # True of the source's pixels or of that very instance, not of ours. Overlays (60xx) and curves (50xx) go as well.
@@ -124,7 +124,7 @@ def write_derived_series(volume: Volume, source: DicomSeries, folder: str | Path
         RuntimeError: the disk is full or the folder is protected.
     """
     folder = check_new_folder(folder)
-    with _quiet():
+    with quiet():
         headers = list(_single_frame_headers(source))
         _check_same_geometry(volume, headers, source)
         encoding = _choose_encoding(volume.voxels, headers, source)

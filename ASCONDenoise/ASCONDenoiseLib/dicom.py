@@ -148,7 +148,7 @@ def list_series(folder: str | Path) -> list[SeriesSummary]:
     Raises:
         InputError: a DICOM file cannot be read.
     """
-    with _quiet():
+    with quiet():
         return _summaries(_scan(Path(folder)))
 
 
@@ -163,7 +163,7 @@ def read_series(path: str | Path, series_uid: str | None = None) -> Volume:
         InputError: no or several CT series, a damaged file, slices that are missing, uneven, sheared or ambiguous.
     """
     path = Path(path)
-    with _quiet():
+    with quiet():
         images = _choose(path, _scan(path), series_uid)
         name = f"Series {images[0].series_uid()} ({images[0].get('SeriesDescription') or 'no description'})"
         images = _without_scouts(images, name)
@@ -183,6 +183,17 @@ def read_series(path: str | Path, series_uid: str | None = None) -> Volume:
     )
     facts = {fact: _text(value) for fact, key in _FACTS.items() if (value := slices[0].get(key)) not in (None, "")}
     return Volume(voxels, geometry, paddings.most_common(1)[0][0] if paddings else None, source, facts)
+
+
+def padding_of(file: str | Path) -> float | None:
+    """Value of the pixels outside the scan circle, in HU, as one file states it; None where it does not.
+
+    Raises:
+        InputError: the file is damaged or cannot be opened.
+    """
+    with quiet():
+        header = _read_header(Path(file), must_be_dicom=False)
+        return None if header is None else _Image(Path(file), header, 0).padding_hu()
 
 
 def _scan(path: Path) -> list[_Image]:
@@ -480,7 +491,7 @@ def _damaged(file: Path) -> InputError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Neither warnings nor log lines of pydicom: they can quote patient data, and what matters is raised."""
     logger = logging.getLogger("pydicom")
     before = logger.disabled

@@ -25,6 +25,9 @@ from . import __version__
 from .blending import blend
 from .hounsfield import DISPLAY_WINDOWS_HU
 
+Plane = tuple[int | slice, ...]
+"""Indexes (S, H, W) voxels: (s,) is a slice, (:, r) a row of each slice, (:, :, c) a column of each."""
+
 BUDGET_S = 0.03
 """How long a step of a generator keeps the main thread; the last slice of a step may make it longer."""
 
@@ -92,22 +95,22 @@ def blend_in_pieces(
     denoised: np.ndarray,
     target: np.ndarray,
     strength: float,
-    slices: Iterable[int] | None = None,
+    slices: Iterable[int | Plane] | None = None,
     *,
     budget_s: float = BUDGET_S,
 ) -> Iterator[int]:
     """`blending.blend` of the input and the result of strength 1 into `target`; yields how many slices are done."""
 
-    def blend_one(s: int) -> None:
+    def blend_one(s: int | Plane) -> None:
         blend(voxels[s], denoised[s], strength, out=target[s])
 
     return _in_pieces(blend_one, slices, voxels, target, budget_s)
 
 
 def blend_slices(
-    voxels: np.ndarray, denoised: np.ndarray, target: np.ndarray, strength: float, slices: Iterable[int]
+    voxels: np.ndarray, denoised: np.ndarray, target: np.ndarray, strength: float, slices: Iterable[int | Plane]
 ) -> None:
-    """The same for a few slices at once, those on show; some 5 ms for one of 512 x 512."""
+    """The same for a few slices or planes at once, those on show; some 5 ms for one of 512 x 512."""
     for _ in blend_in_pieces(voxels, denoised, target, strength, slices, budget_s=float("inf")):
         pass
 
@@ -116,14 +119,14 @@ def subtract_in_pieces(
     minuend: np.ndarray,
     subtrahend: np.ndarray,
     target: np.ndarray,
-    slices: Iterable[int] | None = None,
+    slices: Iterable[int | Plane] | None = None,
     *,
     budget_s: float = BUDGET_S,
 ) -> Iterator[int]:
     """minuend - subtrahend into `target` (see `difference_dtype`); yields how many slices are done."""
     limits = np.iinfo(target.dtype) if target.dtype.kind == "i" else None
 
-    def subtract(s: int) -> None:
+    def subtract(s: int | Plane) -> None:
         difference = np.subtract(minuend[s], subtrahend[s], dtype=np.int64 if limits else np.float64)
         target[s] = difference.clip(limits.min, limits.max) if limits else difference
 
@@ -142,14 +145,18 @@ def shown_first(count: int, shown: Iterable[int]) -> list[int]:
 
 
 def _in_pieces(
-    step: Callable[[int], None], slices: Iterable[int] | None, source: np.ndarray, target: np.ndarray, budget_s: float
+    step: Callable[[Any], None],
+    slices: Iterable[int | Plane] | None,
+    source: np.ndarray,
+    target: np.ndarray,
+    budget_s: float,
 ) -> Iterator[int]:
     if source.shape != target.shape:
         raise NodeError(f"The volumes differ in size: {source.shape} and {target.shape} slices, rows, columns.")
     return _steps(step, list(range(len(source)) if slices is None else slices), budget_s)
 
 
-def _steps(step: Callable[[int], None], slices: list[int], budget_s: float) -> Iterator[int]:
+def _steps(step: Callable[[Any], None], slices: list[int | Plane], budget_s: float) -> Iterator[int]:
     started = time.monotonic()
     for done, s in enumerate(slices, start=1):
         step(s)
@@ -185,7 +192,7 @@ def padding_hu(
         file_for_instance: SOP instance UID -> file, "" where there is none; in Slicer,
             `slicer.dicomDatabase.fileForInstance`.
     """
-    from .dicom import _Image, _read_header  # what a header says about padding is known there
+    from .dicom import padding_of
     from .volume import InputError
 
     uids = instance_uids(node)
@@ -193,10 +200,35 @@ def padding_hu(
     if not file or not Path(file).is_file():
         return None
     try:
-        header = _read_header(Path(file), must_be_dicom=False)
-        return None if header is None else _Image(Path(file), header, 0).padding_hu()
+        return padding_of(file)
     except InputError:
         return None
+
+
+DICOM_TAGS = {
+    "modality": "0008,0060",
+    "series_description": "0008,103E",
+    "body_part": "0018,0015",
+    "kernel": "0018,1210",
+}
+
+
+def description(
+    node: slicer.vtkMRMLScalarVolumeNode, value_of_instance: Callable[[str, str], str] | None = None
+) -> dict[str, str]:
+    """What is known of a volume, as `suitability.warnings` wants it: "name", and of DICOM those of DICOM_TAGS.
+
+    Args:
+        value_of_instance: SOP instance UID and tag -> text; in Slicer, `slicer.dicomDatabase.instanceValue`.
+    """
+    known = {"name": node.GetName() or ""}
+    hierarchy = node.GetScene().GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    item = hierarchy.GetItemByDataNode(node) if hierarchy else 0
+    if item:  # there even where the DICOM files are not, as in a scene from elsewhere
+        known["modality"] = hierarchy.GetItemAttribute(item, "DICOM.Modality")
+    if (uids := instance_uids(node)) and value_of_instance:
+        known |= {name: value_of_instance(uids[0], tag) for name, tag in DICOM_TAGS.items()}
+    return {name: value for name, value in known.items() if value}
 
 
 # ---------------------------------------------------------------------------------------------------------- new volumes
@@ -453,28 +485,39 @@ def difference_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNod
     return node
 
 
-def show_as_difference(
-    node: slicer.vtkMRMLScalarVolumeNode, limit_hu: float = DIFFERENCE_LIMIT_HU
-) -> slicer.vtkMRMLColorLegendDisplayNode:
-    """Shows a difference volume in diverging colours from -limit to +limit, with a scale in HU; returns the scale.
-
-    Again with another limit, it changes the limit.
-    """
+def show_as_difference(node: slicer.vtkMRMLScalarVolumeNode, limit_hu: float = DIFFERENCE_LIMIT_HU) -> None:
+    """Shows a difference volume in diverging colours from -limit to +limit HU."""
     display = node.GetVolumeDisplayNode()
     display.SetAndObserveColorNodeID(difference_colors(node.GetScene()).GetID())
     display.SetApplyThreshold(False)
     _set_window(display, (-limit_hu, limit_hu))
-    scale = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
-    if scale is None:
-        scale = slicer.vtkMRMLColorLegendDisplayNode()
-        scale.SetName(f"{node.GetName()} scale")
-        node.GetScene().AddNode(scale)
-        scale.SetAndObservePrimaryDisplayNode(display)
-        node.AddAndObserveDisplayNodeID(scale.GetID())
-        scale.Modified()  # the views look at it only now
+    if (scale := _scale_of(node)) is not None:
+        scale.Modified()  # its labels follow
+
+
+def show_scale(node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLColorLegendDisplayNode:
+    """Gives a difference volume a scale of its colours, in HU; to be called when its view is there, and again for
+    another view: a view draws scales that were added to the scene after it."""
+    if (old := _scale_of(node)) is not None:
+        node.GetScene().RemoveNode(old)
+    display = node.GetVolumeDisplayNode()
+    scale = slicer.vtkMRMLColorLegendDisplayNode()
+    scale.SetName(f"{node.GetName()} scale")
     scale.SetTitleText("HU")
     scale.SetNumberOfLabels(5)
+    scale.SetLabelFormat("%.0f")
+    for text in (scale.GetTitleTextProperty(), scale.GetLabelTextProperty()):  # legible on light gray too
+        text.SetBackgroundColor(0, 0, 0)
+        text.SetBackgroundOpacity(0.6)
+    node.GetScene().AddNode(scale)
+    scale.SetAndObservePrimaryDisplayNode(display)
+    node.AddAndObserveDisplayNodeID(scale.GetID())
+    scale.Modified()  # the views look at it only now
     return scale
+
+
+def _scale_of(node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLColorLegendDisplayNode | None:
+    return slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
 
 
 # -------------------------------------------------------------------------------------------------------- compare views
@@ -521,17 +564,14 @@ def _view_xml(pane: str, label: str) -> str:
     return f'<view class="vtkMRMLSliceNode" singletontag={quoteattr(view_name(pane))}>{"".join(elements)}</view>'
 
 
-def register_compare_layout(
-    layout_node: slicer.vtkMRMLLayoutNode, panes: Sequence[str], labels: Mapping[str, str] | None = None
-) -> int:
-    """Makes the layout known and returns its number, for `layoutManager.setLayout` or `SetViewArrangement`."""
-    number = COMPARE_LAYOUTS[tuple(panes)]
-    xml = compare_layout_xml(panes, labels)
-    if layout_node.IsLayoutDescription(number):
-        layout_node.SetLayoutDescription(number, xml)
-    else:
-        layout_node.AddLayoutDescription(number, xml)
-    return number
+def register_compare_layouts(layout_node: slicer.vtkMRMLLayoutNode, labels: Mapping[str, str] | None = None) -> None:
+    """Makes the layouts of COMPARE_LAYOUTS known, so that a scene that was saved with one of them can be shown."""
+    for panes, number in COMPARE_LAYOUTS.items():
+        xml = compare_layout_xml(panes, labels)
+        if layout_node.IsLayoutDescription(number):
+            layout_node.SetLayoutDescription(number, xml)
+        else:
+            layout_node.AddLayoutDescription(number, xml)
 
 
 def compare(
@@ -608,25 +648,30 @@ def show_slice(
         view.UpdateMatrices()
 
 
-def shown_slices(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.vtkMRMLSliceNode]) -> list[int]:
-    """Which slices of the volume the views show, sorted; a view between two slices shows both.
+def shown_planes(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.vtkMRMLSliceNode]) -> list[Plane]:
+    """Which planes of voxels the views show: slices, rows or columns, for views along one of the volume's planes.
 
-    A view across the slices (coronal, sagittal, oblique) shows something of each: it adds none.
+    A view between two planes shows both. An oblique view shows something of many planes: it adds none.
     """
     world_to_ijk = vtk.vtkMatrix4x4()
     vtk.vtkMatrix4x4.Invert(_ijk_to_world(volume), world_to_ijk)
-    count = volume.GetImageData().GetDimensions()[2]
-    shown = set()
+    counts = volume.GetImageData().GetDimensions()
+    shown = set()  # (how many axes come before: 0 for slices; where)
     for view in views:
         slice_to_ijk = vtk.vtkMatrix4x4()
         vtk.vtkMatrix4x4.Multiply4x4(world_to_ijk, view.GetSliceToRAS(), slice_to_ijk)
         width, height, _ = view.GetFieldOfView()
-        tilt = abs(slice_to_ijk.GetElement(2, 0)) * width + abs(slice_to_ijk.GetElement(2, 1)) * height
-        if tilt < 0.5:  # slices, from one end of the view to the other
-            k = slice_to_ijk.GetElement(2, 3)
-            near = {round(k)} if abs(k - round(k)) < 0.01 else {int(np.floor(k)), int(np.ceil(k))}
-            shown |= {s for s in near if 0 <= s < count}
-    return sorted(shown)
+        for axis, count in enumerate(counts):
+            x, y, at = (slice_to_ijk.GetElement(axis, column) for column in (0, 1, 3))
+            if abs(x) * width + abs(y) * height < 0.5:  # of a voxel, from one end of the view to the other
+                near = {round(at)} if abs(at - round(at)) < 0.01 else {int(np.floor(at)), int(np.ceil(at))}
+                shown |= {(2 - axis, index) for index in near if 0 <= index < count}
+    return [(slice(None),) * before + (index,) for before, index in sorted(shown)]
+
+
+def shown_slices(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.vtkMRMLSliceNode]) -> list[int]:
+    """Those planes of `shown_planes` that are slices, sorted."""
+    return [plane[0] for plane in shown_planes(volume, views) if len(plane) == 1]
 
 
 def _ijk_to_world(volume: slicer.vtkMRMLScalarVolumeNode) -> vtk.vtkMatrix4x4:
@@ -657,23 +702,24 @@ def reveal(
 
 
 def number_rows(measured: Mapping[str, Any], _: Callable[[str], str] = str) -> list[tuple[str, ...]]:
-    """The worker's result of `measure` as rows of text, the header first; empty where there is no number.
+    """What `steps.measure` returns as rows of text, the header first, which says the strength that was measured.
 
     Args:
         _: translates; the numbers are not translated.
     """
     quality, metrics = measured["quality"], {numbers["name"]: numbers for numbers in measured["metrics"]}
-    rows: list[tuple[str, ...]] = [(_("Measure"), "LDCT", _("Denoised"), "NDCT")]
+    denoised = _("Denoised, {percent} %").format(percent=f"{100 * measured['strength']:.0f}")
+    rows: list[tuple[str, ...]] = [(_("Measure"), "LDCT", denoised, "NDCT")]
 
     def add(title: str, *values: str) -> None:
         if any(values):
             rows.append((title, *values, *[""] * (3 - len(values))))
 
     noise = [quality[f"noise_{which}"] for which in ("before", "after", "reference")]
-    add(_("Noise, SD in soft tissue [HU]"), *(_number(value and value["sd_hu"], 1) for value in noise))
+    add(_("Noise in soft tissue, SD [HU]"), *(_number(value and value["sd_hu"], 1) for value in noise))
     add(_("Noise removed [%]"), "", _number(quality["noise_reduction_percent"], 0))
     frequencies = quality["nps_mean_before"], quality["nps_mean_after"]
-    add(_("Mean frequency of the noise [1/mm]"), *(_number(value, 2) for value in frequencies))
+    add(_("Noise frequency [1/mm]"), *(_number(value, 2) for value in frequencies))
     for title, metric, factor, digits in (
         (_("PSNR [dB]"), "psnr_db", 1, 2),
         (_("SSIM x 100"), "ssim", 100, 2),
@@ -681,7 +727,7 @@ def number_rows(measured: Mapping[str, Any], _: Callable[[str], str] = str) -> l
     ):
         cells = (_mean_sd(metrics.get(name), metric, factor, digits) for name in ("LDCT", "denoised"))
         add(title, *cells)
-    against = _("HU shift against the NDCT") if quality["has_reference"] else _("HU shift against the LDCT")
+    against = _("HU shift from NDCT") if quality["has_reference"] else _("HU shift from LDCT")
     tissues = {
         "air": _("air"),
         "lung": _("lung"),

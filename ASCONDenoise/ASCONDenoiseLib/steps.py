@@ -140,10 +140,10 @@ def _imported(module: str) -> Steps:
 
 
 def blend_shown(run: Run, strength: float, views: list[Any]) -> None:
-    """Gives the slices that the views (slice nodes) show another strength, at once."""
+    """Gives the slices, rows and columns that the views (slice nodes) show another strength, at once."""
     from . import mrml
 
-    shown = mrml.shown_slices(run.output, views)
+    shown = mrml.shown_planes(run.output, views)
     voxels = mrml.volume_array(run.output)
     mrml.blend_slices(run.voxels("ldct"), run.voxels("full"), voxels, strength, shown)
     mrml.voxels_modified(run.output)
@@ -197,7 +197,10 @@ def difference(run: Run, limit_hu: float, node: Any = None) -> Steps:
 
 
 def measure(run: Run) -> Steps:
-    """The numbers of a result as it is now; returns the worker's answer (`mrml.number_rows` makes a table of it)."""
+    """The numbers of a result as it is now; returns the worker's answer, and the "strength" that it is about.
+
+    `mrml.number_rows` makes a table of it.
+    """
     from . import mrml
 
     yield from mrml.write_in_pieces(mrml.volume_array(run.output), run.file("shown"))
@@ -213,7 +216,7 @@ def measure(run: Run) -> Steps:
         "spacing_mm": mrml.spacing_mm(run.output),
     }
     run.measured = run.strength
-    return measured
+    return measured | {"strength": run.strength}
 
 
 def save_dicom(volume: Any, files: list[str], folder: str, *, parent: str) -> Steps:

@@ -37,7 +37,7 @@ def outcome(facts: Mapping[str, Any], strength: float, _: Translate = str) -> st
     `facts` is the worker's result of `denoise`.
     """
     notes = "".join(f"{note[:1].upper()}{note[1:].rstrip('.')}. " for note in facts["notes"])
-    how = _("{model} {version} on {device}, {seconds} s, strength {percent} %").format(
+    how = _("{model} {version} on {device}, {seconds} s, strength {percent}\N{NO-BREAK SPACE}%").format(
         model=facts["model"]["name"],
         version=facts["model"]["version"],
         device=facts["device"],
@@ -56,7 +56,10 @@ def card_html(card: ModelCard, _: Translate = str) -> str:
         (_("Trained on"), card.training_data),
         (_("Dose"), card.dose),
         (_("Network"), f"{card.architecture}, {card.preset}"),
-        (_("Measured"), [f"{name}: {_figure(value)}" for name, value in card.metrics.items()]),
+        (
+            _("Measured"),
+            [_("(at strength 100 %)"), *(f"{name}: {_figure(value)}" for name, value in card.metrics.items())],
+        ),
         (_("Licence"), card.licence),
         ("SHA-256", card.sha256),
     ]

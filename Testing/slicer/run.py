@@ -23,6 +23,8 @@ def load_modules(root: Path) -> None:
         if not hasattr(slicer.modules, name.lower()):
             factory.registerModule(qt.QFileInfo(str(root / name / f"{name}.py")))
             factory.loadModules([name])
+            if hasattr(sys.modules[name], "onStartupCompleted"):  # too late for Slicer's signal
+                sys.modules[name].onStartupCompleted()
 
 
 def main(names: list[str]) -> int:

@@ -363,6 +363,14 @@ def _follow_in_subject_hierarchy(scene):
         if hierarchy.GetItemByDataNode(node):
             hierarchy.RemoveItem(hierarchy.GetItemByDataNode(node), False, False)
 
+    def closed(_scene, _event):
+        """Slicer's own logic observes the scene and has a hierarchy in it at any time."""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        if hierarchy.GetScene() is None:
+            hierarchy.RemoveAllItems(False)  # of the nodes that went with the scene
+            scene.AddNode(hierarchy)
+
+    scene.AddObserver(slicer.vtkMRMLScene.EndCloseEvent, closed)
     scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, added)
     scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, removed)
 

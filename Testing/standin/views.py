@@ -19,7 +19,7 @@ MODULE_MANAGERS = ("vtkMRMLColorLegendDisplayableManager", "vtkMRMLSegmentations
 
 @offered
 class qMRMLSliceView(QtWidgets.QWidget):
-    """The picture of a slice. The render window is made, and rendered, when somebody looks."""
+    """The picture of a slice, rendered when somebody looks. As in Slicer, it draws scales that come after it only."""
 
     resized = Signal(QtCore.QSize)
 
@@ -33,6 +33,7 @@ class qMRMLSliceView(QtWidgets.QWidget):
         self._logic = logic
         for who in (logic, logic.GetBlend(), logic.GetSliceNode()):
             self._tags.append((who, who.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self.scheduleRender())))
+        self.renderWindow()
 
     def mrmlSliceNode(self):
         return self._logic.GetSliceNode()

@@ -56,6 +56,8 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
             if isinstance(child, QtWidgets.QWidget):
                 child.setVisible(not collapsed)
         self.setMaximumHeight(self._header() if collapsed else 16777215)
+        if self.layout() is not None:
+            self.layout().invalidate()  # or it goes on with the sizes of what was hidden
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
 
@@ -64,7 +66,9 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
             event.child().hide()
 
     def sizeHint(self):
-        inner = self.layout().sizeHint() if self.layout() and not self.collapsed else QtCore.QSize(120, self._header())
+        inner = (
+            self.layout().totalSizeHint() if self.layout() and not self.collapsed else QtCore.QSize(120, self._header())
+        )
         return inner.expandedTo(QtCore.QSize(120, self._header()))
 
     minimumSizeHint = sizeHint
@@ -228,7 +232,9 @@ class ctkMessageBox(QtWidgets.QMessageBox):
 
 @offered
 class ctkDICOMDatabase(QtCore.QObject):
-    """Files by SOP Instance UID, as far as a module asks for the files that a volume came from."""
+    """Files by SOP Instance UID, and single values of their headers, as text."""
+
+    isOpen = Property(bool, lambda self: True)
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -241,6 +247,16 @@ class ctkDICOMDatabase(QtCore.QObject):
 
     def fileForInstance(self, uid):
         return self._files.get(uid, "")
+
+    def instanceValue(self, uid, tag):
+        import pydicom
+
+        if uid not in self._files:
+            return ""
+        header = pydicom.dcmread(self._files[uid], stop_before_pixels=True)
+        element = header.get(tuple(int(part, 16) for part in tag.split(",")))
+        values = [] if element is None or element.value is None else element.value
+        return "\\".join(map(str, values)) if element and element.VM > 1 else str(values or "")
 
 
 # -- Slicer ------------------------------------------------------------------------------------------------------------
@@ -296,13 +312,16 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     # what is shown
 
     def _fits(self, node):
-        kinds = [kind for kind in self._types if node.IsA(kind)]
-        if not self._flags["showChildNodeTypes"]:
-            kinds = [kind for kind in kinds if node.GetClassName() == kind]
+        if self._flags["showChildNodeTypes"]:
+            kinds = [kind for kind in self._types if node.IsA(kind)]
+        else:
+            kinds = [kind for kind in self._types if node.GetClassName() == kind]
+        if not kinds:  # most nodes, and this is asked often
+            return False
         hidden = node.GetHideFromEditors() and not self._flags["showHidden"]
         wanted = [pair for kind in kinds for pair in self._attributes.get(kind, {}).items()]
         fits = all(node.GetAttribute(k) is not None and v in (None, "", node.GetAttribute(k)) for k, v in wanted)
-        return bool(kinds) and not hidden and fits and not any(node.IsA(kind) for kind in self._hidden_types)
+        return not hidden and fits and not any(node.IsA(kind) for kind in self._hidden_types)
 
     def _nodes(self):
         if self._scene is None:

@@ -8,12 +8,19 @@ from slicer.i18n import tr as _
 from .. import mrml
 
 
+def registerLayouts() -> None:
+    """Makes the compare layouts known to Slicer's views; nothing where it runs without its main window."""
+    manager = slicer.app.layoutManager()
+    if manager is not None:
+        mrml.register_compare_layouts(manager.layoutLogic().GetLayoutNode(), _labels())
+
+
 class Comparison:
     """The compare layout while it is on, and the layout that was on before."""
 
     def __init__(self):
         self.volumes = {}  # on show, by pane
-        self._layoutBefore = None
+        self._layoutBefore = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
         self._sharedWindow = None
 
     def show(self, volumes: dict) -> None:
@@ -24,21 +31,24 @@ class Comparison:
         manager = slicer.app.layoutManager()
         if manager is None:
             raise RuntimeError(_("There are no views to compare in: Slicer runs without its main window."))
-        active = bool(self.volumes)
-        shown = mrml.shown_slices(volumes["LDCT"], _views(ours=active))
-        number = mrml.register_compare_layout(manager.layoutLogic().GetLayoutNode(), list(volumes))
-        if not active:
+        registerLayouts()
+        ours = isOurs(manager.layout)
+        shown = mrml.shown_slices(volumes["LDCT"], _views(ours=ours))
+        if not ours:
             self._layoutBefore = manager.layout
         self.volumes = volumes
-        manager.setLayout(number)
+        manager.setLayout(mrml.COMPARE_LAYOUTS[tuple(volumes)])
         slicer.app.processEvents()  # the views take their size
         views = mrml.compare(slicer.mrmlScene, volumes)
         mrml.show_slice(views, volumes["LDCT"], shown[0] if shown else None)
+        if "difference" in volumes:
+            mrml.show_scale(volumes["difference"])
 
     def leave(self) -> None:
-        """Puts the views back as they were."""
-        if self.volumes:
-            slicer.app.layoutManager().setLayout(self._layoutBefore)
+        """Puts the views back as they were, unless the user has chosen others already."""
+        manager = slicer.app.layoutManager()
+        if self.volumes and isOurs(manager.layout):
+            manager.setLayout(self._layoutBefore)
         self.volumes = {}
 
     def shareWindow(self, volumes: list) -> None:
@@ -49,15 +59,31 @@ class Comparison:
 
     def reveal(self, before, after, share: float) -> None:
         """Both in one view: that of the denoised volume, or each of the usual ones. 0 shows before, 1 after."""
+        ours = mrml.view_name("denoised")
         for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-            if composite.GetLayoutName() == mrml.view_name("denoised") or not _isOurs(composite):
+            if composite.GetLayoutName() == ours or not _isPane(composite):
                 mrml.reveal(composite, before, after, share)
+        labels = _labels()
+        label = labels["LDCT"] if share <= 0 else labels["denoised"] if share >= 1 else _("LDCT + denoised")
+        for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            if view.GetLayoutName() == ours:  # it never shows the LDCT under another name
+                view.SetLayoutLabel(label)
+
+
+def _labels() -> dict:
+    """What the panes are called on show."""
+    return {"LDCT": _("LDCT"), "denoised": _("denoised"), "NDCT": _("NDCT"), "difference": _("difference")}
+
+
+def isOurs(layout: int) -> bool:
+    """Whether this is the number of a compare layout."""
+    return layout in mrml.COMPARE_LAYOUTS.values()
 
 
 def _views(*, ours: bool) -> list:
-    """Slice nodes of the compare layout, or Slicer's own."""
-    return [view for view in slicer.util.getNodesByClass("vtkMRMLSliceNode") if _isOurs(view) == ours]
+    """Slice nodes of the compare layouts, or Slicer's own."""
+    return [view for view in slicer.util.getNodesByClass("vtkMRMLSliceNode") if _isPane(view) == ours]
 
 
-def _isOurs(node) -> bool:
+def _isPane(node) -> bool:
     return node.GetLayoutName() in [mrml.view_name(pane) for pane in mrml.PANES]

@@ -11,7 +11,8 @@ from slicer.i18n import tr as _
 from .. import hounsfield, mrml
 from .installation import ensurePackages
 
-ICON = Path(__file__).resolve().parents[2] / "Resources" / "Icons" / "ASCONDenoise.png"
+THUMBNAIL = Path(__file__).resolve().parents[2] / "Resources" / "Icons" / "ASCONLowDoseAbdomen.png"
+"""A slice of the phantom that is shown when offline."""
 
 
 def register(makeLogic) -> None:
@@ -25,7 +26,7 @@ def register(makeLogic) -> None:
         sampleName=_("ASCON: low-dose abdomen"),
         uris=[],
         fileNames=[],
-        thumbnailFileName=str(ICON),
+        thumbnailFileName=str(THUMBNAIL),
         customDownloader=lambda source=None: load(makeLogic()),
     )
 

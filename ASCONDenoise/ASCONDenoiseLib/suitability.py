@@ -1,0 +1,111 @@
+"""Whether a volume is what a model is for: sentences that warn and never refuse. numpy only.
+
+First what every model expects (HU of a CT, not denoised before), then the limits that a model's card states in words
+and that can be checked here. What is not known about a volume raises no warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from .models import ModelCard
+
+Translate = Callable[[str], str]
+
+AIR_HU = (-1100.0, -850.0)
+SOFT_HU = (-150.0, 150.0)
+"""Fat, water and soft tissue, with noise."""
+
+LEAST_SHARE = 0.005
+"""Of voxels that are air, and of those that are soft tissue: a volume with fewer of both is hardly CT of a body."""
+
+LEAST_SPAN_HU = 200.0
+"""From fat to enhanced vessels alone it is more; images scaled to 0..1 or -1..1 span less."""
+
+SHARP_KERNELS = re.compile(r"LUNG|BONE|EDGE|ULTRA|DETAIL|^[A-Z]{1,2}[6-9]\d|^FC[35]\d|^Y|^[CDEL]$", re.IGNORECASE)
+"""Convolution kernels (0018,1210) for lung and bone: names of GE, numbers of Siemens (B70f, Br64) and of
+Canon (FC30, FC52, FC86), letters of Philips."""
+
+OTHER_PARTS = re.compile("HEAD|BRAIN|SKULL|EXTREMITY|KNEE|ANKLE|FOOT|HAND|WRIST", re.IGNORECASE)
+"""Values of BodyPartExamined (0018,0015) for heads and limbs."""
+
+
+def warnings(
+    voxels_hu: np.ndarray,
+    spacing_mm: Sequence[float],
+    description: Mapping[str, str],
+    card: ModelCard | None = None,
+    _: Translate = str,
+) -> list[str]:
+    """Sentences about what does not fit, the gravest first; empty where nothing is seen to be wrong.
+
+    Args:
+        voxels_hu: any sample of the volume, e.g. every 4th voxel of 8 slices.
+        spacing_mm: (x, y, z).
+        description: `volume.Volume.description`, what of it is known; "name" (of a node or file) counts too.
+        card: of the model that is to be used; None: what all models expect is all that is checked.
+        _: translates.
+    """
+    found = [_no_ct(voxels_hu, description, _), _done_before(description, _)]
+    if card is not None:
+        limits = " ".join(card.limits).lower()
+        found += [
+            _thin(float(spacing_mm[2]), limits, _),
+            _sharp(description.get("kernel", ""), limits, _),
+            _other_body_part(description.get("body_part", ""), limits, _),
+        ]
+    return [sentence for sentence in found if sentence]
+
+
+def sample(voxels: np.ndarray, slices: int = 8) -> np.ndarray:
+    """Every 4th row and column of some evenly spaced slices (S, H, W): enough for `warnings`, as a view."""
+    return voxels[:: max(1, len(voxels) // slices), ::4, ::4]
+
+
+def _no_ct(voxels_hu: np.ndarray, description: Mapping[str, str], _: Translate) -> str:
+    modality = description.get("modality", "CT")
+    if modality != "CT":
+        return _("This is {modality}, not CT: the result will mean nothing.").format(modality=modality)
+    voxels = voxels_hu[np.isfinite(voxels_hu)] if voxels_hu.dtype.kind == "f" else voxels_hu
+    if voxels.size == 0:
+        return ""
+    low, high = float(voxels.min()), float(voxels.max())
+    if high - low < LEAST_SPAN_HU:
+        return _("The values ({low:g} to {high:g}) span too little for a CT in HU.").format(low=low, high=high)
+    if low >= 0:
+        return _("No value is below 0, so these are hardly HU. Is it a CT, with its rescaling applied?")
+    shares = [np.count_nonzero((voxels >= a) & (voxels <= b)) / voxels.size for a, b in (AIR_HU, SOFT_HU)]
+    if max(shares) < LEAST_SHARE:
+        return _("Hardly any voxel has the HU of air or of soft tissue. Is it a CT in HU?")
+    return ""
+
+
+def _done_before(description: Mapping[str, str], _: Translate) -> str:
+    names = " ".join(description.get(name, "") for name in ("name", "series_description"))
+    if re.search("denois", names, re.IGNORECASE):
+        return _("By its name, this has been denoised already; a second time takes detail away.")
+    return ""
+
+
+def _thin(thickness_mm: float, limits: str, _: Translate) -> str:
+    thinnest = re.search(r"thinner than ([\d.]+) mm", limits)
+    if thinnest and thickness_mm < 0.99 * float(thinnest[1]):  # headers round
+        return _("Its slices of {mm:g} mm are thinner than those that the model has seen ({least} mm or more).").format(
+            mm=round(thickness_mm, 2), least=thinnest[1]
+        )
+    return ""
+
+
+def _sharp(kernel: str, limits: str, _: Translate) -> str:
+    if "bone kernels" in limits and SHARP_KERNELS.search(kernel.strip()):
+        return _("The kernel {kernel} is sharper than those that the model has seen.").format(kernel=kernel.strip())
+    return ""
+
+
+def _other_body_part(body_part: str, limits: str, _: Translate) -> str:
+    if "heads" in limits and OTHER_PARTS.search(body_part):
+        return _("The model was not trained on this part of the body ({part}).").format(part=body_part)
+    return ""
