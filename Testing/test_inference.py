@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ASCONDenoiseLib import inference
+from ASCONDenoiseLib import inference, models
 from ASCONDenoiseLib.blending import blend
-from ASCONDenoiseLib.inference import Cancelled, InferenceError, denoise, feature_maps, pick_device
+from ASCONDenoiseLib.inference import Cancelled, InferenceError, denoise, pick_device
 from ASCONDenoiseLib.networks.esau_net import ESAUNet
 
 ODD_SHAPES = [(1, 1, 1), (2, 7, 5), (3, 13, 9), (1, 1, 20), (2, 3, 17), (1, 16, 24)]
@@ -208,9 +208,10 @@ def test_the_batch_changes_nothing(batch):
     torch.manual_seed(0)
     volume = a_noisy_volume((7, 9, 14), "float32")
     network = ESAUNet()
-    expected = denoise(volume, network).voxels
+    expected = denoise(volume, network, precision="fp32").voxels
     assert np.abs(expected - volume).max() > 1  # an untrained network makes a difference
-    np.testing.assert_allclose(denoise(volume, network, batch=batch).voxels, expected, atol=5e-3)
+    found = denoise(volume, network, precision="fp32", batch=batch).voxels
+    np.testing.assert_allclose(found, expected, atol=5e-3)
     pointwise = adds(3)
     np.testing.assert_array_equal(
         denoise(volume, pointwise, batch=batch).voxels, denoise(volume, adds(3), batch=1).voxels
@@ -231,7 +232,8 @@ def test_esau_net_gets_the_volume_as_it_would_directly():
     volume = a_noisy_volume((2, 16, 24), "float64").clip(-1000, 1999)
     with torch.inference_mode():
         direct = network(torch.from_numpy((volume.astype(np.float32) + 1000) / 3000)[:, None])[:, 0].numpy()
-    np.testing.assert_allclose(denoise(volume, network).voxels, direct * 3000.0 - 1000, atol=5e-3)
+    found = denoise(volume, network, precision="fp32").voxels
+    np.testing.assert_allclose(found, direct * 3000.0 - 1000, atol=5e-3)
 
 
 def as_fortran(volume, _):
@@ -466,8 +468,8 @@ def test_a_gpu_agrees_with_the_cpu():
     torch.manual_seed(0)
     network = ESAUNet()
     volume = a_noisy_volume((5, 60, 68), "float32")
-    on_cpu = denoise(volume, network, device="cpu")
-    on_gpu = denoise(volume, network, device="cuda")
+    on_cpu = denoise(volume, network, device="cpu", precision="fp32")
+    on_gpu = denoise(volume, network, device="cuda", precision="fp32")
     assert on_gpu.device.startswith("cuda:0 ")
     np.testing.assert_allclose(on_gpu.voxels, on_cpu.voxels, atol=0.05)
 
@@ -520,32 +522,133 @@ def test_an_output_array_of_another_kind_is_refused(shape, dtype):
 
 
 @pytest.mark.parametrize("batch", [None, 2])
-def test_features_are_the_networks_own_for_each_slice(batch):
+@pytest.mark.parametrize("strength", [1, 0.5, 0])
+def test_features_are_the_networks_own_for_each_slice(batch, strength):
     torch.manual_seed(0)
     network = ESAUNet().eval()
-    volume = a_noisy_volume((3, 16, 24), "int16")
-    seen = []
-    found = list(feature_maps(volume, network, batch=batch, progress=lambda *done: seen.append(done)))
-    assert [index for index, _ in found] == [0, 1, 2] and seen == [(1, 3), (2, 3), (3, 3)]
-    for index, features in found:
+    volume = a_noisy_volume((3, 13, 24), "int16")
+    found = []
+
+    def see(index, features, denoised_hu):
+        found.append((index, features.copy(), denoised_hu.copy()))
+
+    common = {"strength": strength, "batch": batch, "precision": "fp32"}
+    result = denoise(volume, network, see_features=see, **common)
+    np.testing.assert_array_equal(result.voxels, denoise(volume, network, **common).voxels)
+    assert [index for index, _, _ in found] == [0, 1, 2]
+    for index, features, denoised_hu in found:
         unit = (volume[index].clip(-1000, 2000).astype(np.float32) + 1000) / 3000
+        unit = np.pad(unit, ((0, 3), (0, 0)), mode="reflect")
         with torch.inference_mode():
-            direct = network.features(torch.from_numpy(unit)[None, None])[0].numpy()
+            direct = network.features(torch.from_numpy(unit)[None, None])[0, :, :13].numpy()
         assert features.dtype == np.float32
         np.testing.assert_allclose(features, direct, atol=1e-5)
-
-
-def test_features_have_the_size_of_the_slice_and_can_be_cancelled():
-    volume = a_noisy_volume((3, 9, 13), "int16")
-    steps = feature_maps(volume, ESAUNet(), cancelled=lambda: True)
-    with pytest.raises(Cancelled):
-        next(steps)
-    assert next(feature_maps(volume, ESAUNet()))[1].shape == (32, 9, 13)
+        np.testing.assert_array_equal(denoised_hu, result.voxels[index])
 
 
 def test_a_network_without_features_is_named():
     with pytest.raises(ValueError, match="PointNetwork has no features"):
-        next(feature_maps(np.zeros((1, 4, 4), np.int16), PointNetwork()))
+        denoise(np.zeros((1, 4, 4), np.int16), PointNetwork(), see_features=lambda *_: None)
+
+
+# ---- precision
+
+
+class Rounding(PointNetwork):
+    """A network whose mixed copy is off by a constant, or by one pixel."""
+
+    def __init__(self, off_hu: float, pixels: int | None = None):
+        super().__init__()
+        self.off_hu, self.pixels, self.copies = off_hu, pixels, 0
+
+    def mixed(self, dtype):
+        assert dtype == torch.bfloat16
+        self.copies += 1
+        off = torch.zeros(96 * 96)
+        off[: self.pixels] = self.off_hu / 3000
+        return PointNetwork(lambda x: x + (off.view(96, 96) if x.shape[-1] == 96 else self.off_hu / 3000))
+
+
+@pytest.fixture
+def with_bf16(monkeypatch):
+    monkeypatch.setattr(inference, "mixed_dtype", lambda device: torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("off_hu", "pixels", "faithful"),
+    [(0.45, None, True), (0.55, None, False), (4.9, 80, True), (5.2, 1, False), (math.nan, 1, False)],
+)
+def test_bf16_is_chosen_where_it_is_faithful(with_bf16, off_hu, pixels, faithful):
+    volume = np.full((2, 8, 8), 40, np.float32)
+    network = Rounding(off_hu, pixels)
+    result = denoise(volume, network)
+    assert network.copies == 1  # chosen once
+    assert result.precision == (inference.MIXED if faithful else "fp32")
+    assert len(result.notes) == (not faithful) and all("bf16 would change" in note for note in result.notes)
+    np.testing.assert_allclose(result.voxels, 40 + off_hu if faithful else 40, atol=1e-3)
+
+
+def test_the_precision_asked_for_is_used(with_bf16):
+    volume = np.full((1, 8, 8), 40, np.float32)
+    network = Rounding(100)
+    assert denoise(volume, network, precision="fp32").precision == "fp32" and network.copies == 0
+    asked = denoise(volume, network, precision="bf16")  # not checked
+    assert asked.precision == inference.MIXED and asked.voxels.mean() == pytest.approx(140, abs=1e-3)
+    assert denoise(volume, PointNetwork()).precision == "fp32"  # it has no bf16 form
+    with pytest.raises(ValueError, match="PointNetwork has no bf16 form"):
+        denoise(volume, PointNetwork(), precision="bf16")
+    with pytest.raises(ValueError, match='no precision "fp16". Choose auto, fp32, bf16'):
+        denoise(volume, network, precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("flags", "isa", "expected"),
+    [
+        ((True, False), None, torch.bfloat16),
+        ((False, True), None, torch.bfloat16),
+        ((False, False), None, None),
+        ((None, None), None, None),  # an older torch cannot say
+        ((True, True), "AVX2", None),
+        ((True, True), "avx512_core", None),
+        ((True, True), "AVX512_CORE_BF16", torch.bfloat16),
+        ((True, True), "ALL", torch.bfloat16),
+    ],
+)
+def test_bf16_on_a_cpu_needs_its_instructions(monkeypatch, flags, isa, expected):
+    for name, flag in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), flags, strict=True):
+        if flag is None:
+            monkeypatch.delattr(torch.cpu, name, raising=False)
+        else:
+            monkeypatch.setattr(torch.cpu, name, lambda flag=flag: flag, raising=False)
+    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(variable, raising=False)
+    if isa:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert inference.mixed_dtype(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert inference.mixed_dtype(torch.device("cuda", 0)) == expected
+    assert inference.mixed_dtype(torch.device("mps")) is None
+
+
+def test_bf16_of_the_models_that_comes_with_it_is_within_its_bounds():
+    """The emulation of bf16 on a CPU without it gives the same rounding."""
+    network, _ = models.load_network(models.find_model(None))
+    y, x = np.mgrid[:144, :136] - 70.0
+    volume = np.where(np.hypot(x, y) < 60, 40.0, -1000.0) + np.where(np.hypot(x + 20, y) < 15, 760, 0)
+    volume = (volume + np.random.default_rng(1).normal(0, 25, (2, *volume.shape))).astype(np.float32)
+    exact = denoise(volume, network, precision="fp32", device="cpu").voxels
+    fast = denoise(volume, network, precision="bf16", device="cpu").voxels
+    difference = fast - exact
+    assert 0 < np.sqrt((difference**2).mean()) < 0.5 and abs(difference).max() < 5
+    assert abs(difference.mean()) < 0.1
+    assert next(network.parameters()).dtype == torch.float32  # the network itself is as before
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])

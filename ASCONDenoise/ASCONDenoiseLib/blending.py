@@ -1,8 +1,10 @@
-"""A weaker result from that of full strength, without the network and without torch."""
+"""How a denoiser's difference becomes an output, and a weaker result from that of full strength. Without torch."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from .hounsfield import TRAINING_WINDOW_HU, padding_mask
 
 
 def blend(
@@ -30,6 +32,15 @@ def blend(
         for x, y, blended in zip(voxels_hu, denoised_hu, out, strict=True):
             blend(x, y, strength, out=blended)
     return out
+
+
+def with_difference(x: np.ndarray, difference_hu: np.ndarray, padding_hu: float | None = None) -> np.ndarray:
+    """The output rule: x (H, W) + what a denoiser changes, in x's dtype; padding and 2000 HU and more keep their value.
+
+    `difference_hu` (H, W), strength * (G(c) - c) with c = x clipped to the training window, is overwritten.
+    """
+    difference_hu[padding_mask(x, padding_hu) | (x >= TRAINING_WINDOW_HU[1])] = 0
+    return added(x, difference_hu)
 
 
 def added(x: np.ndarray, difference_hu: np.ndarray) -> np.ndarray:

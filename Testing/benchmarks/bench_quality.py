@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ASCONDenoiseLib import dose, hounsfield, image_quality, inference, metrics, models
+from ASCONDenoiseLib.blending import with_difference
 from ASCONDenoiseLib.volume import Volume, read_volume
 
 Filter = Callable[[np.ndarray], np.ndarray]  # (H, W) HU -> (H, W) HU
@@ -70,12 +71,9 @@ def candidates(noise_hu: float) -> dict[str, dict[str, Filter]]:
 def filtered(ldct: np.ndarray, run: Filter) -> np.ndarray:
     """(S, H, W) through a filter, by the rule that the model follows: difference of clipped images, padding kept."""
     out = np.empty_like(ldct)
-    for s, image in enumerate(ldct):
-        image = image.astype(np.float32)
-        clipped = hounsfield.clip_to_window(image)
-        result = np.rint(image + run(clipped) - clipped)
-        keep = hounsfield.padding_mask(image) | (image >= hounsfield.TRAINING_WINDOW_HU[1])
-        out[s] = np.where(keep, image, result)
+    for image, result in zip(ldct, out, strict=True):
+        clipped = hounsfield.clip_to_window(image.astype(np.float32))
+        result[...] = with_difference(image, run(clipped) - clipped)
     return out
 
 
