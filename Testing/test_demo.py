@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from dicom_fixtures import make_ct_series, oblique_direction
 from PIL import Image
 from torch import nn
 
-from ASCONDenoiseLib import demo, dose, models
+from ASCONDenoiseLib import demo, dose, models, output
 from ASCONDenoiseLib.cli import main
 from ASCONDenoiseLib.demo import Scan
 from ASCONDenoiseLib.models import ModelCard, save_model
@@ -181,7 +182,7 @@ def test_what_no_demonstration_wrote_is_never_replaced(a_noisy_scan, tmp_path):
     assert files_in(tmp_path) == before
 
 
-@pytest.mark.parametrize("when", ["page", "_replace", "side_by_side_png"])
+@pytest.mark.parametrize("when", ["page", "write_results", "side_by_side_png"])
 def test_an_interrupted_demonstration_leaves_the_old_one(a_noisy_scan, tmp_path, monkeypatch, when):
     known = replace(a_noisy_scan, settings={"photons": 3e5, "kernel": "soft"}, windows=("abdomen",))
     demo.run(tmp_path / "out", Shift(), A_CARD, [known])
@@ -197,29 +198,33 @@ def test_an_interrupted_demonstration_leaves_the_old_one(a_noisy_scan, tmp_path,
 
 
 def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").write_text("precious")
-    (tmp_path / ".out.partial").mkdir()
-    rename = demo.os.replace
+    with output.results_folder(tmp_path / "out", "demo") as folder:
+        output.write_results(folder, "demo", {"precious": True})
+    rename, before = os.replace, files_in(tmp_path)
 
     def not_the_new_one(source, target):
         if Path(source).suffix == ".partial":
             raise PermissionError(13, "no")
         rename(source, target)
 
-    monkeypatch.setattr(demo.os, "replace", not_the_new_one)
-    with pytest.raises(PermissionError):
-        demo._replace(tmp_path / "out", tmp_path / ".out.partial")
-    assert (tmp_path / "out" / "old.txt").read_text() == "precious"
+    monkeypatch.setattr(output.os, "replace", not_the_new_one)
+    with pytest.raises(RuntimeError, match="could not be written"), output.results_folder(tmp_path / "out", "demo"):
+        pass
+    assert files_in(tmp_path) == before
 
 
-@pytest.mark.parametrize(("name", "words"), [("file", "is a file"), ("a/b", "does not exist"), ("full", "holds x.txt")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("file", "is a file"), ("a/b", "does not exist"), ("full", "holds x.txt"), ("clusters", "holds results.json")],
+)
 def test_folders_that_are_refused(tmp_path, name, words):
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x.txt").touch()
+    with output.results_folder(tmp_path / "clusters", "cluster") as folder:
+        output.write_results(folder, "cluster", {})
     with pytest.raises(InputError, match=words):
-        demo.check_folder(tmp_path / name)
+        output.check_results_folder(tmp_path / name, "demo")
 
 
 # ---- the scans

@@ -17,7 +17,7 @@ from system_packages import missing_packages, skip_without_standin
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("ASCONDenoise", "ASCONTraining")
 SLICER_PACKAGES = {"slicer", "qt", "ctk", "vtk", "mrml"}
-MAY_USE_TORCH = {"inference.py", "models.py", "dose.py", "worker.py", "cli.py"}
+MAY_USE_TORCH = {"inference.py", "models.py", "dose.py", "safety.py", "worker.py", "model_commands.py"}
 """Files of ASCONDenoiseLib that may import torch, inside functions at least; networks/ besides."""
 QT_SIDE = ("mrml.py", "panel")
 """File and folder of ASCONDenoiseLib that may import Slicer; the module's own file besides."""

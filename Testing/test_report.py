@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ASCONDenoiseLib import report
+from ASCONDenoiseLib.clustering import COLOURS
 from ASCONDenoiseLib.hounsfield import to_gray
 from ASCONDenoiseLib.image_quality import Noise, Quality, TissueShift, quality
 from ASCONDenoiseLib.metrics import ABDOMEN, PAPER, compare
@@ -87,6 +88,40 @@ def test_difference_colours_are_symmetric_and_clipped(tmp_path):
     bar = shown[top : top + height, left + 2 * (width + report.GAP_PX) + 3]
     assert (bar[0] == [255, 225, 150]).all() and (bar[-1] == [170, 225, 255]).all()
     assert bar[height // 2].max() <= 3
+
+
+def test_clusters_are_painted_in_their_colours(tmp_path):
+    labels = np.zeros((400, 400), np.uint8)
+    labels[100:200], labels[200:] = 1, 7
+    image = np.full((400, 400), 240)
+    panels = [Panel("", image, labels=labels), Panel("", image, labels=labels, opacity=0.25)]
+    shown = pixels(side_by_side_png(panels, tmp_path / "a.png", window_hu=(-160, 240)))
+    top, left, *_ = box((shown == 255).all(axis=2))
+    solid, faint = (shown[top : top + 400, left + offset] for offset in (200, 200 + 400 + report.GAP_PX))
+    for rows, label in ((slice(0, 100), 0), (slice(100, 200), 1), (slice(200, 400), 7)):
+        colour = np.array(COLOURS[label - 1]) if label else np.array([255, 255, 255])
+        assert (solid[rows] == colour).all()
+        assert (abs(faint[rows] - (255 + 0.25 * (colour - 255.0))) <= 0.5).all()
+
+
+def test_rows_of_panels_and_a_drawing_that_is_fitted_in(tmp_path):
+    white, drawing = np.full((400, 500), 999), np.full((50, 100, 3), (255, 0, 0), np.uint8)
+    panels = [Panel("", white), Panel("", white), Panel("", white), Panel("", drawing)]
+    shown = pixels(side_by_side_png(panels, tmp_path / "a.png", columns=2))
+    top, left, height, width = box((shown == 255).all(axis=2))
+    assert width == 2 * 500 + report.GAP_PX and height > 2 * 400
+    right, below = left + 500 + report.GAP_PX, top + height - 400
+    assert box((shown == (255, 0, 0)).all(axis=2)) == (below + 75, right, 250, 500)  # twice as wide as high, centred
+    assert (shown[below : below + 400, left : left + 500] == 255).all()
+
+
+def test_marks_of_a_table_show_the_colours_of_its_rows(tmp_path):
+    table = Table("t", [("", "n"), ("a", "1"), ("b", "2")], colours=[(1, 2, 3), (40, 50, 60)])
+    text = page(tmp_path / "a.html", "t", [], tables=[table]).read_text()
+    assert re.findall(r'background:(rgb\([\d, ]+\))"></span>(\w)</th>', text) == [
+        ("rgb(1, 2, 3)", "a"),
+        ("rgb(40, 50, 60)", "b"),
+    ]
 
 
 def test_a_long_title_stays_over_its_own_panel(tmp_path):

@@ -5,11 +5,7 @@ Nothing is downloaded: the two real slices come with pydicom, the phantoms are c
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +16,15 @@ import numpy as np
 from . import __version__, metrics
 from .hounsfield import DISPLAY_WINDOWS_HU, TISSUES_HU
 from .image_quality import Quality, quality
-from .output import denoising_record, describe, made_by, write_file
+from .output import (
+    check_results_folder,
+    denoising_record,
+    describe,
+    made_by,
+    results_folder,
+    write_file,
+    write_results,
+)
 from .report import Case, Panel, Table, metrics_tables, page, quality_tables, side_by_side_png
 from .volume import Geometry, InputError, Volume, like, read_volume
 
@@ -50,7 +54,7 @@ MIN_TISSUE_VOXELS = 1000
 DETAIL_FROM_PX = 256
 """Smaller slices are shown large enough without a detail."""
 
-REPORT, RESULTS = "report.html", "results.json"
+COMMAND, REPORT = "demo", "report.html"
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,10 @@ def run(
     is replaced.
 
     Raises:
-        InputError: see `check_folder`.
+        InputError: see `output.check_results_folder`.
         DoseError: dose, settings or geometry cannot be simulated.
     """
-    folder = check_folder(folder)
+    folder = check_results_folder(folder, COMMAND)
     total = 2 * sum(len(scan.ndct.voxels) for scan in scans)
     done = 0
 
@@ -127,15 +131,8 @@ def run(
             progress(done, total)
 
     outcomes = [_outcome(scan, network, card, dose, device, step) for scan in scans]
-    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        staging.mkdir()
+    with results_folder(folder, COMMAND) as staging:
         demonstration = _write(staging, outcomes, card, dose)
-        _replace(folder, staging)
-    except OSError as error:
-        raise RuntimeError(f"{folder} could not be written: check free space and permissions.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # gone already unless something failed
     return replace(demonstration, folder=folder, report=folder / REPORT)
 
 
@@ -144,50 +141,6 @@ def check_dose(dose: float) -> None:
     from .dose import DoseSettings
 
     DoseSettings(dose=dose)
-
-
-def check_folder(folder: str | Path) -> Path:
-    """The folder as an absolute path; InputError unless it is new, empty, or holds a demonstration and nothing else."""
-    folder = Path(folder).resolve()
-    if not folder.parent.is_dir():
-        raise InputError(f"The folder {folder.parent} does not exist: make it or choose another.")
-    if not os.access(folder.parent, os.W_OK):
-        raise InputError(f"The folder {folder.parent} is write-protected: choose another.")
-    if not folder.exists():
-        return folder
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file: choose another folder for the demonstration.")
-    if others := _files(folder) - _own_files(folder):
-        raise InputError(
-            f"{folder} holds {min(others)}, which no demonstration wrote: choose another folder, or empty this one."
-        )
-    return folder
-
-
-def _files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-
-
-def _own_files(folder: Path) -> set[str]:
-    """Files that an earlier demonstration wrote here."""
-    try:
-        return set(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, TypeError, LookupError):
-        return set()
-
-
-def _replace(folder: Path, staging: Path) -> None:
-    """Puts `staging` in the place of `folder`, whose content is set aside first and deleted last."""
-    old = staging.with_suffix(".old")
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(staging, folder)
-    except BaseException:
-        if old.exists():
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ the scans
@@ -377,14 +330,8 @@ def _write(folder: Path, outcomes: list[Outcome], card: ModelCard, dose: float) 
         f"even a perfect denoiser can gain at most {10 * math.log10(1 / dose):.1f} dB in PSNR against it."
     )
     report = page(folder / REPORT, f"ASCON at {percent} of the dose", cases, tables=[summary], facts=facts, text=text)
-    results = {
-        "ascon_version": __version__,
-        "dose": dose,
-        "model": asdict(card),
-        "scans": [_results(outcome) for outcome in outcomes],
-        "files": sorted(_files(folder) | {RESULTS}),
-    }
-    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    results = {"dose": dose, "model": asdict(card), "scans": [_results(outcome) for outcome in outcomes]}
+    results = write_results(folder, COMMAND, results)
     return Demonstration(folder, report, summary, results)
 
 

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,24 @@ class ModelError(ValueError):
     """A model file, its card or its name cannot be used; the text says why and what to do."""
 
 
-def _esau_net(**settings: Any) -> nn.Module:
-    from .networks.esau_net import ESAUNet
+def _network(file: str, name: str) -> Callable[..., nn.Module]:
+    """The constructor of a network in networks/, which is imported (and torch with it) when it is called."""
 
-    return ESAUNet(**settings)
+    def build(**settings: Any) -> nn.Module:
+        return getattr(import_module(f".networks.{file}", __package__), name)(**settings)
+
+    return build
 
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"esau_net": _esau_net}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "esau_net": _network("esau_net", "ESAUNet"),
+    "unet": _network("unet", "UNet"),
+    "red_cnn": _network("red_cnn", "REDCNN"),
+    "edcnn": _network("edcnn", "EDCNN"),
+    "cncl": _network("cncl", "CNCLUNet"),
+    "du_gan": _network("du_gan", "DUGANGenerator"),
+    "wgan_vgg": _network("wgan_vgg", "WGANVGGGenerator"),
+}
 """Architecture as the card names it -> its constructor, which imports torch; the card's settings are its arguments."""
 
 
@@ -74,6 +86,16 @@ class ModelCard:
     """Measured results, by name; the names say on which data."""
     sha256: str = ""
     """SHA-256 of the weights file, lower-case hexadecimal; filled in by `save_model`."""
+
+    @property
+    def scans(self) -> dict[str, list[str]]:
+        """Fingerprints of the scans that the model has seen, by split: "train", "validation"; {} where none are listed.
+
+        "unlisted" has the names of models that it began with and whose own cards list none.
+        """
+        training = self.metrics.get("training")
+        scans = training.get("scans") if isinstance(training, dict) else None
+        return {k: [*map(str, v)] for k, v in scans.items() if isinstance(v, list)} if isinstance(scans, dict) else {}
 
     def to_json(self) -> str:
         """The card as JSON text: sorted, indented."""

@@ -1,4 +1,6 @@
-"""Where results go: a volume file with a JSON record beside it, or a derived DICOM series. All of it or nothing.
+"""Where results go: a volume file with a JSON record beside it, a derived DICOM series, or a folder of several files.
+
+All of it or nothing.
 
 The record, or the DICOM header, says how the result was made: model with version and SHA-256, device, precision and
 strength. It holds the SHA-256 of the volume file too, so a record that lies beside another file is noticed.
@@ -9,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +31,9 @@ FILES_ONLY_READ = (".nhdr", ".mhd", ".dcm", ".ima", ".dicom")
 
 SHORT_SHA256 = 12
 """Hexadecimal digits shown to people; records hold all 64."""
+
+RESULTS = "results.json"
+"""In a folder of results: what was found, the command that found it, and the folder's files."""
 
 
 def check_output(path: str | Path, source: str | Path, *, force: bool = False) -> None:
@@ -139,6 +147,78 @@ def require_dicom(volume: Volume, source_name: str, folder: str | Path) -> None:
             f"{folder} names a folder, for a DICOM series, but {source_name} is not DICOM and has no header to "
             f"derive one from: name a file that ends in {', '.join(WRITABLE_SUFFIXES)}."
         )
+
+
+def check_results_folder(folder: str | Path, command: str) -> Path:
+    """The folder as an absolute path. InputError unless it is new, empty, or holds results of `command` and no more."""
+    folder = Path(folder).resolve()
+    if not folder.parent.is_dir():
+        raise InputError(f"The folder {folder.parent} does not exist: make it or choose another.")
+    _check_writable(folder.parent)
+    if not folder.exists():
+        return folder
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file: choose another folder for the results.")
+    if others := _files(folder) - _own_files(folder, command):
+        raise InputError(
+            f"{folder} holds {min(others)}, which `ascon {command}` did not write: choose another folder, or empty "
+            "this one."
+        )
+    return folder
+
+
+@contextmanager
+def results_folder(folder: str | Path, command: str) -> Iterator[Path]:
+    """A folder to fill, with `write_results` at the end; when the block is done it takes the place of `folder`.
+
+    Earlier results are replaced, see `check_results_folder`. Raises RuntimeError where the disk is full or protected;
+    then, as after any error, nothing has changed.
+    """
+    folder = check_results_folder(folder, command)
+    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        staging.mkdir()
+        yield staging
+        _replace_folder(folder, staging)
+    except OSError as error:
+        raise RuntimeError(f"{folder} could not be written: check free space and permissions.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # gone already unless something failed
+
+
+def write_results(folder: Path, command: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Write RESULTS, the last file of a folder of results; returns what is in it."""
+    results = {"command": command, "ascon_version": __version__, **results}
+    results["files"] = sorted(_files(folder) | {RESULTS})
+    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _own_files(folder: Path, command: str) -> set[str]:
+    """Files that the command wrote here earlier."""
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        return set(results["files"]) if results["command"] == command else set()
+    except (OSError, ValueError, TypeError, LookupError):
+        return set()
+
+
+def _replace_folder(folder: Path, staging: Path) -> None:
+    """Puts `staging` in the place of `folder`, whose content is set aside first and deleted last."""
+    old = staging.with_suffix(".old")
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(staging, folder)
+    except BaseException:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_file(path: Path, source: Path, force: bool) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .clustering import COLOURS
 from .hounsfield import DISPLAY_WINDOWS_HU, to_gray
 from .image_quality import Quality
 from .metrics import Comparison, text_tables
@@ -33,12 +34,16 @@ DIVERGING = np.array(
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a row: (H, W) in HU, or with `difference` a difference in HU shown in colours."""
+    """One picture: a slice (H, W) in HU, with `difference` a difference in HU; or a drawing (h, w, 3), fitted in."""
 
     title: str
     image_hu: np.ndarray
     caption: str = ""
     difference: bool = False
+    labels: np.ndarray | None = None
+    """(H, W) clusters from 1 on, painted over the slice in their colours."""
+    opacity: float = 1.0
+    """Of the labels."""
 
 
 def side_by_side_png(
@@ -49,8 +54,9 @@ def side_by_side_png(
     difference_hu: float = 100.0,
     spacing_mm: tuple[float, ...] = (1.0, 1.0),
     footer: str = "",
+    columns: int | None = None,
 ) -> Path:
-    """Write the panels in one row on black, each with its title and caption, and return the path.
+    """Write the panels on black, in one row or in rows of `columns`, each with title and caption; return the path.
 
     Slices keep their proportions (`spacing_mm` = (x, y, ...)); shorter sides than MIN_SIDE_PX are magnified by a whole
     number, bicubic, and the footer says so. Differences run from -difference_hu to +difference_hu, with a bar. Raises
@@ -58,32 +64,35 @@ def side_by_side_png(
     """
     from PIL import Image, ImageDraw
 
-    shapes = {np.shape(panel.image_hu) for panel in panels}
+    shapes = {np.shape(panel.image_hu) for panel in panels if np.ndim(panel.image_hu) != 3}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
         raise ValueError(f"A picture needs slices (rows, columns) of one shape; got {sorted(shapes)}.")
-    rows, columns = shapes.pop()
-    width, height, zoom = _shown_size(rows, columns, spacing_mm)
+    rows, columns_px = shapes.pop()
+    width, height, zoom = _shown_size(rows, columns_px, spacing_mm)
+    across = min(columns or len(panels), len(panels))
+    down = -(-len(panels) // across)
     pitch = width + GAP_PX
-    small = max(14, min(round(pitch * len(panels) / 110), 20))  # legible when a wide picture is shown smaller
+    small = max(14, min(round(pitch * across / 110), 20))  # legible when a wide picture is shown smaller
     large, bar = round(1.3 * small), 5 * small if any(panel.difference for panel in panels) else 0
-    top = MARGIN_PX + large + 10
-    caption_y = top + height + 8
-    footer_y = caption_y + (2 * small if any(panel.caption for panel in panels) else small // 2)
-    size = (2 * MARGIN_PX + pitch * len(panels) - GAP_PX + bar, footer_y + small + MARGIN_PX)
+    title_px, caption_px = large + 10, 8 + (2 * small if any(panel.caption for panel in panels) else small // 2)
+    row_px = title_px + height + caption_px
+    footer_y = MARGIN_PX + down * row_px
+    size = (2 * MARGIN_PX + pitch * across - GAP_PX + bar, footer_y + small + MARGIN_PX)
     canvas = Image.new("RGB", size)
     draw = ImageDraw.Draw(canvas)
     for i, panel in enumerate(panels):
-        x = MARGIN_PX + i * pitch
-        shown = _colours(_resized(panel.image_hu, width, height), panel.difference, window_hu, difference_hu)
-        canvas.paste(Image.fromarray(shown), (x, top))
-        _write(draw, (x, MARGIN_PX), panel.title, large, WHITE, width)
-        _write(draw, (x, caption_y), panel.caption, small, GREY, width)
+        x, y = MARGIN_PX + i % across * pitch, MARGIN_PX + i // across * row_px
+        shown = _shown(panel, width, height, window_hu, difference_hu)
+        canvas.paste(shown, (x + (width - shown.width) // 2, y + title_px + (height - shown.height) // 2))
+        _write(draw, (x, y), panel.title, large, WHITE, width)
+        _write(draw, (x, y + title_px + height + 8), panel.caption, small, GREY, width)
     if bar:
-        _draw_bar(canvas, draw, (size[0] - MARGIN_PX - bar + GAP_PX, top), height, small, difference_hu)
+        corner = (size[0] - MARGIN_PX - bar + GAP_PX, MARGIN_PX + title_px)
+        _draw_bar(canvas, draw, corner, height, small, difference_hu)
     low, high = window_hu
     facts = [
         f"window [{low:g}, {high:g}] HU",
-        f"{columns} x {rows} pixels of {spacing_mm[0]:.3g} x {spacing_mm[1]:.3g} mm",
+        f"{columns_px} x {rows} pixels of {spacing_mm[0]:.3g} x {spacing_mm[1]:.3g} mm",
     ]
     line = ",   ".join(([footer] if footer else []) + facts + ([f"magnified {zoom}x (bicubic)"] if zoom > 1 else []))
     _write(draw, (MARGIN_PX, footer_y), line, small, GREY, size[0] - 2 * MARGIN_PX)
@@ -98,6 +107,24 @@ def _shown_size(rows: int, columns: int, spacing_mm: tuple[float, ...]) -> tuple
     width, height = columns * x / min(x, y), rows * y / min(x, y)
     zoom = max(int(np.ceil(MIN_SIDE_PX / max(width, height))), 1)
     return max(round(width * zoom), 1), max(round(height * zoom), 1), zoom
+
+
+def _shown(panel: Panel, width: int, height: int, window_hu: tuple[float, float], difference_hu: float):
+    """A panel's picture, (width, height) or, where it is a drawing, as large as fits in there."""
+    from PIL import Image
+
+    if np.ndim(panel.image_hu) == 3:
+        drawing = Image.fromarray(panel.image_hu)
+        scale = min(width / drawing.width, height / drawing.height)
+        return drawing.resize((round(drawing.width * scale), round(drawing.height * scale)), Image.Resampling.LANCZOS)
+    shown = _colours(_resized(panel.image_hu, width, height), panel.difference, window_hu, difference_hu)
+    if panel.labels is not None:
+        labels = Image.fromarray(np.asarray(panel.labels, np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+        labels = np.asarray(labels)
+        paint = np.array([(0, 0, 0), *COLOURS], float)[labels]
+        opacity = panel.opacity * (labels > 0)[..., None]
+        shown = (shown + opacity * (paint - shown)).round().astype(np.uint8)
+    return Image.fromarray(shown)
 
 
 def _resized(image_hu: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -152,6 +179,8 @@ class Table:
     title: str
     rows: Sequence[Sequence[str]]
     note: str = ""
+    colours: Sequence[tuple[int, int, int]] = ()
+    """RGB of a mark before each row but the header; may be left out."""
 
 
 @dataclass(frozen=True)
@@ -236,12 +265,15 @@ def _tables(tables: Sequence[Table]) -> str:
 
 
 def _table(table: Table) -> str:
-    def row(cells: Sequence[str], first: str, rest: str) -> str:
+    def row(cells: Sequence[str], first: str, rest: str, mark: str = "") -> str:
         inner = "".join(f"<{rest}>{html.escape(str(cell))}</{rest.split()[0]}>" for cell in cells[1:])
-        return f"<tr><{first}>{html.escape(str(cells[0]))}</th>{inner}</tr>"
+        return f"<tr><{first}>{mark}{html.escape(str(cells[0]))}</th>{inner}</tr>"
 
+    marks = [f'<span class="mark" style="background:rgb{colour}"></span>' for colour in table.colours]
+    marks = marks or [""] * (len(table.rows) - 1)
     head = row(table.rows[0], "th", 'th scope="col"')
-    lines = "\n".join(row(cells, 'th scope="row"', "td") for cells in table.rows[1:])
+    body = zip(table.rows[1:], marks, strict=True)
+    lines = "\n".join(row(cells, 'th scope="row"', "td", mark) for cells, mark in body)
     note = f"<p>{html.escape(table.note)}</p>" if table.note else ""
     caption = f"<caption>{html.escape(table.title)}</caption>"
     return f"<div><table>{caption}<thead>{head}</thead><tbody>{lines}</tbody></table>{note}</div>"
@@ -285,6 +317,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .4rem 0; }
 th, td { padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--line); text-align: right; font-weight: 400; }
 th:first-child { text-align: left; } thead th { color: var(--soft); font-size: .85rem; }
+.mark { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border-radius: 2px;
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem 1.2rem; font-size: .88rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media print {
