@@ -69,7 +69,8 @@ def test_presets_are_the_published_settings(preset, name, value):
 
 
 def test_every_preset_is_named_after_itself_and_its_network_exists():
-    assert set(PRESETS) == {"paper-mayo2016", "paper-mayo2020", "released", "smoke", "pixel"}
+    ours = {"paper-mayo2016", "paper-mayo2020", "released", "smoke", "product", "pixel"}
+    assert set(PRESETS) == ours | {"unet", "red_cnn", "edcnn", "cncl", "du_gan", "wgan_vgg"}
     assert all(config.preset == name and config.network in ARCHITECTURES for name, config in PRESETS.items())
     assert TrainConfig() == PRESETS["released"]
 
@@ -113,11 +114,48 @@ def test_changes_by_name():
         ({"mac.use_local": False, "mac.use_global": False}, "null for no MAC-Net"),
         ({"loss.mse_weight": 0, "loss.ssim_weight": 0}, "no weight"),
         ({"loss.perceptual_weight": 1}, "name a file"),
+        ({"growth": [[0.5, 64]]}, "growth is .*a list of the right length"),
+        ({"growth": [[0.5, 64, 1], [0.4, 128, 1]]}, "shares that rise"),
+        ({"growth": [[0.0, 64, 1]]}, "shares that rise"),
+        ({"growth": [[1.0, 64, 1]]}, "shares that rise"),
+        ({"growth": [[0.5, 8, 1]]}, "growth"),
+        ({"growth": [[0.6, 128, 4], [0.85, 256, 1]], "epochs": 5}, "epochs is 5; it must be enough"),
+        ({"doses": [0.5, 0.1]}, "doses is .*the lower first"),
+        ({"doses": [0.5, 1.0]}, "doses"),
+        ({"objective": "edcnn"}, "mac is 'set'; it must be null with the objective edcnn"),
+        (
+            {"objective": "edcnn", "mac": None, "loss.product_output": True},
+            "product_output is True; it must be left out",
+        ),
+        (
+            {"objective": "cncl", "mac": None, "loss.ssim_weight": 5},
+            "ssim_weight is 5.0; it must be left out: cncl has",
+        ),
+        ({"optimizer.mac_learning_rate": 0}, "mac_learning_rate is 0.0; it must be above 0"),
     ],
 )
 def test_wrong_settings_are_told(change, message):
     with pytest.raises(ConfigError, match=message):
         PRESETS["released"].changed(change)
+
+
+def test_growth_adds_stages():
+    config = PRESETS["released"].changed({"growth": "[[0.5, 256, 2], [0.75, 512, 1]]", "patch": 64})
+    assert config.stages == ((0.0, 64, 8), (0.5, 256, 2), (0.75, 512, 1))
+    assert PRESETS["released"].stages == ((0.0, None, 8),)
+
+
+def test_what_is_not_in_the_paper_is_off_in_its_presets():
+    for name in ("paper-mayo2016", "paper-mayo2020", "released"):
+        config = PRESETS[name]
+        assert (config.growth, config.doses, config.ema, config.fit_gain, config.objective) == (
+            (),
+            None,
+            None,
+            False,
+            "ascon",
+        )
+        assert not config.loss.product_output and config.loss.local_mean_weight == 0
 
 
 def losses_of(config: TrainConfig) -> set[str]:
@@ -144,6 +182,13 @@ def test_rows_of_table_2_have_the_losses_that_they_name(base):
         same = {field: getattr(row.config, field) for field in ("network", "optimizer", "epochs", "batch", "seed")}
         assert same == {field: getattr(PRESETS[base], field) for field in same}
     assert rows[-1].config == PRESETS[base]
+
+
+def test_perceptual_row_takes_the_file_that_the_settings_name():
+    base = PRESETS["released"].changed({"loss.vgg_weights": "vgg19.pth"})
+    row = settings.table_2(base)[1]
+    assert (row.config.loss.vgg_weights, row.config.loss.perceptual_weight) == ("vgg19.pth", 0.1)
+    assert settings.table_2(base, "other.pth")[1].config.loss.vgg_weights == "other.pth"
 
 
 def test_perceptual_row_is_not_run_without_a_weights_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections import Counter
@@ -12,7 +13,6 @@ import pytest
 import torch
 
 from ASCONTrainingLib.datasets import (
-    Batches,
     DataError,
     Index,
     PreparedVolume,
@@ -22,9 +22,11 @@ from ASCONTrainingLib.datasets import (
     noise_factor,
     patch_table,
     read_index,
+    scan_fingerprints,
     slice_table,
     write_index,
 )
+from ASCONTrainingLib.feed import Batches
 
 LIMITS = {"train": 0.85, "validation": 0.85, "test": 0.85}
 
@@ -215,11 +217,11 @@ def test_augmentation_is_one_of_eight_and_the_same_for_both_images(a_square_set)
 def test_item_is_a_pure_function_of_seed_epoch_turn_and_index(a_square_set):
     folder, _ = a_square_set
     keys = [(epoch, turn, index) for epoch in range(3) for turn in range(2) for index in range(5)]
-    first, again = (TrainingSet(folder, patch=32, dose_jitter=0.5, max_background=1.1, seed=7) for _ in range(2))
+    first, again = (TrainingSet(folder, patch=32, doses=(0.1, 0.5), max_background=1.1, seed=7) for _ in range(2))
     forwards = {key: first[key] for key in keys}
     backwards = {key: again[key] for key in reversed(keys)}
     assert all(torch.equal(a, b) for key in keys for a, b in zip(forwards[key], backwards[key], strict=True))
-    other = TrainingSet(folder, patch=32, dose_jitter=0.5, max_background=1.1, seed=8)
+    other = TrainingSet(folder, patch=32, doses=(0.1, 0.5), max_background=1.1, seed=8)
     for different in ([other[0, 0, 2]], [first[1, 0, 2]], [first[0, 1, 2]]):
         assert not torch.equal(different[0][0], forwards[0, 0, 2][0])
 
@@ -237,20 +239,20 @@ def test_rectangular_slices_are_only_half_turned(tmp_path):
     assert seen == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize(("dose", "wanted"), [(0.25, 0.25), (0.25, 0.1), (0.1, 0.5), (0.5, 1.0), (0.5, 1.4)])
+@pytest.mark.parametrize(("dose", "wanted"), [(0.25, 0.25), (0.25, 0.1), (0.1, 0.5), (0.5, 1.0)])
 def test_noise_factor_gives_the_variance_of_the_wanted_dose(dose, wanted):
     variance = (1 / dose - 1) * noise_factor(dose, wanted) ** 2
-    assert variance == pytest.approx(1 / min(wanted, 1) - 1)
+    assert variance == pytest.approx(1 / wanted - 1)
 
 
-def test_dose_jitter_scales_the_noise_within_its_bounds(tmp_path):
+def test_doses_scale_the_noise_within_their_bounds(tmp_path):
     folder = tmp_path / "set"
     make_set(folder, [("a", "A", "train", (5, 32, 32), 0.25)], kind="simulate")
     ndct = some_hu((5, 32, 32)).clip(-800, 1800)  # nothing is clipped, so that the factor can be read off
     noise = np.random.default_rng(1).integers(-20, 21, ndct.shape).astype(np.int16)
     np.save(folder / "a.ndct.npy", ndct)
     np.save(folder / "a.ldct.npy", ndct + noise)
-    items = TrainingSet(folder, patch=32, dose_jitter=1.0, augment=False, max_background=1.1)
+    items = TrainingSet(folder, patch=32, doses=(0.125, 0.5), augment=False, max_background=1.1)
     doses = []
     for epoch in range(40):
         ldct, clean = items.item(2, epoch)
@@ -262,9 +264,36 @@ def test_dose_jitter_scales_the_noise_within_its_bounds(tmp_path):
     assert 0.125 - 1e-4 <= min(doses) < 0.16 and 0.4 < max(doses) <= 0.5 + 1e-4
 
 
-def test_dose_jitter_is_for_simulated_sets(a_set):
+def test_doses_are_for_simulated_sets(a_set):
     with pytest.raises(DataError, match="measured pairs"):
-        TrainingSet(a_set[0], patch=16, dose_jitter=0.5)
+        TrainingSet(a_set[0], patch=16, doses=(0.1, 0.5))
+
+
+def test_without_clipping_values_beyond_the_window_stay(a_set):
+    folder, arrays = a_set
+    items = TrainingSet(folder, "train", 16, stride=8, augment=False, clip=False)
+    seen = []
+    for index, (volume, z, top, left) in enumerate(items.table):
+        for image, hu in zip(items[index], arrays["ab"[volume]], strict=True):
+            np.testing.assert_allclose(image[0], (hu[z, top : top + 16, left : left + 16] + 1000.0) / 3000, atol=1e-6)
+        seen.append(items[index][0])
+    assert torch.stack(seen).min() < -0.02 and torch.stack(seen).max() > 1.02
+
+
+def test_a_fingerprint_is_of_the_voxels_and_of_nothing_else(tmp_path):
+    shape = (5, 40, 56)
+    arrays = make_set(tmp_path, [("a", "Doe", "train", shape, None), ("b", "Roe", "train", shape, None)])
+    volumes = read_index(tmp_path).of("train")
+    middle = arrays["a"][1][2]
+    expected = hashlib.sha256(b"40x56:" + b"".join(int(v).to_bytes(2, "little", signed=True) for v in middle.flat))
+    found = scan_fingerprints(tmp_path, volumes)
+    assert list(found.values()) == ["a", "b"] and list(found)[0] == expected.hexdigest()[:16] != list(found)[1]
+    renamed = replace(volumes[0], patient="Miller", split="test", source="elsewhere.nrrd", dose=0.5)
+    assert list(scan_fingerprints(tmp_path, [renamed])) == list(found)[:1]
+    phantom = replace(volumes[1], source="phantom of 5x40x56 voxels")
+    assert list(scan_fingerprints(tmp_path, [volumes[0], phantom])) == list(found)[:1]
+    named_so = replace(volumes[1], source="phantoms/ACR.nrrd")  # a scan of the user's, in a folder of that name
+    assert list(scan_fingerprints(tmp_path, [named_so])) == list(found)[1:]
 
 
 def test_item_travels_to_other_processes_without_the_voxels(tmp_path):
@@ -404,7 +433,7 @@ def test_batch_that_cannot_be_shared_is_refused(settings):
 
 def test_data_loader_gives_the_same_with_and_without_workers(a_square_set):
     folder, _ = a_square_set
-    items = TrainingSet(folder, patch=16, dose_jitter=0.3, max_background=1.1)
+    items = TrainingSet(folder, patch=16, doses=(0.1, 0.3), max_background=1.1)
     settings = {"length": len(items), "batch": 4, "steps": 3, "epoch": 1}
     by_hand = [
         [torch.stack(images) for images in zip(*map(items.__getitem__, keys), strict=True)]

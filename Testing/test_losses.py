@@ -29,11 +29,24 @@ def test_ssim_of_a_batch_is_the_mean():
     assert torch.allclose(losses.ssim(x, y), apart.mean())
 
 
-def test_pixel_loss_adds_its_two_parts():
-    x, y = torch.rand(2, 1, 1, 16, 16, dtype=torch.float64)
-    squares = sum((a - b) ** 2 for a, b in zip(x.flatten().tolist(), y.flatten().tolist(), strict=True)) / 256
-    assert losses.pixel_loss(x, y, 7.0).item() == pytest.approx(7 * squares + 1 - losses.ssim(x, y).item())
-    assert losses.pixel_loss(x, x, 7.0).item() == pytest.approx(0, abs=1e-12)
+@pytest.mark.parametrize("shape", [(2, 1, 32, 48), (1, 1, 37, 17)])
+def test_local_mean_loss_compares_the_means_of_regions(shape):
+    x, y = torch.rand(2, *shape, dtype=torch.float64)
+    squares = []
+    for image, other in zip(x[:, 0].numpy(), y[:, 0].numpy(), strict=True):
+        for top in range(0, shape[2] - 15, 16):
+            for left in range(0, shape[3] - 15, 16):
+                a, b = (i[top : top + 16, left : left + 16].mean() for i in (image, other))
+                squares.append((a - b) ** 2)
+    assert losses.local_mean_loss(x, y).item() == pytest.approx(sum(squares) / len(squares))
+
+
+def test_local_mean_loss_sees_a_shift_and_hardly_noise():
+    """2 HU everywhere against noise of 20 HU: the noise has 100 times the MSE, the shift 2.6 times this loss."""
+    y = torch.full((1, 1, 256, 256), 0.35)
+    noise = 20 / 3000 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    shifted, noisy = (losses.local_mean_loss(image, y).item() for image in (y + 2 / 3000, y + noise))
+    assert shifted == pytest.approx((2 / 3000) ** 2, rel=1e-3) and shifted > 2 * noisy
 
 
 # The losses on features, against loops typed from the paper
@@ -133,4 +146,6 @@ def test_gradients_are_those_of_finite_differences(counted):
 def test_gradients_of_the_image_losses_are_those_of_finite_differences():
     random = torch.Generator().manual_seed(0)
     x, y = torch.rand(2, 1, 1, 12, 13, dtype=torch.float64, generator=random)
-    assert torch.autograd.gradcheck(lambda x: losses.pixel_loss(x, y, 7.0), [(0.7 * y + 0.3 * x).requires_grad_()])
+    assert torch.autograd.gradcheck(lambda x: losses.ssim(x, y), [(0.7 * y + 0.3 * x).requires_grad_()])
+    x, y = torch.rand(2, 1, 1, 20, 33, dtype=torch.float64, generator=random)
+    assert torch.autograd.gradcheck(lambda x: losses.local_mean_loss(x, y), [x.requires_grad_()])

@@ -39,6 +39,23 @@ def tiny(channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.Conv2d(channels, 1, 1))
 
 
+@pytest.mark.parametrize(
+    ("metrics", "scans"),
+    [
+        ({}, {}),
+        ({"training": "long"}, {}),
+        ({"training": {"scans": 3}}, {}),
+        ({"training": {"patients": {"train": ["0123456789ab"]}}}, {}),  # names, as older cards have them: not scans
+        (
+            {"training": {"scans": {"train": ["a", "b"], "validation": [], "note": "x"}}},
+            {"train": ["a", "b"], "validation": []},
+        ),
+    ],
+)
+def test_a_card_tells_the_scans_that_it_lists(metrics, scans):
+    assert replace(A_CARD, metrics=metrics).scans == scans
+
+
 @pytest.fixture(autouse=True)
 def a_tiny_architecture(monkeypatch):
     monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
@@ -134,7 +151,7 @@ def test_the_card_is_readable_text(a_model):
 @pytest.mark.parametrize(
     ("card", "weight", "half", "reason"),
     [
-        (replace(A_CARD, architecture="unet"), 0, False, 'architecture "unet"'),
+        (replace(A_CARD, architecture="transformer"), 0, False, 'architecture "transformer"'),
         (replace(A_CARD, settings={"channels": 4}), 0, False, "do not fit"),
         (replace(A_CARD, licence=""), 0, False, 'wrong value for "licence"'),
         (A_CARD, float("nan"), False, "diverged"),
@@ -324,7 +341,7 @@ def overlapping_tensors(path: Path) -> None:
     ("spoil", "message"),
     [
         (other_window, r"trained on the window \(-1024.0, 3071.0\) HU"),
-        (card_with(architecture="transformer"), 'architecture "transformer", .* knows esau_net, tiny'),
+        (card_with(architecture="transformer"), 'architecture "transformer", .* knows esau_net, .*tiny'),
         (card_with(settings={"width": 3}), "settings in the card .* do not fit tiny"),
         (card_with(settings={"channels": 4}), r"0.weight has shape \(3, 1, 3, 3\) instead of \(4, 1, 3, 3\)"),
         (weight_missing, "2.bias is missing"),

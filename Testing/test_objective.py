@@ -9,9 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ASCONTrainingLib import losses
-from ASCONTrainingLib.config import PRESETS, LossConfig, MACConfig
+from ASCONTrainingLib.config import PRESETS, ConfigError, LossConfig, MACConfig, OptimizerConfig, TrainConfig
 from ASCONTrainingLib.mac_net import MACNet
-from ASCONTrainingLib.objectives.ascon import ASCONObjective, NotFiniteError, frozen
+from ASCONTrainingLib.objectives import ascon
+from ASCONTrainingLib.objectives.ascon import ASCONObjective
+from ASCONTrainingLib.objectives.setup import NotFiniteError, Setup, frozen
 from ASCONTrainingLib.perceptual import VGG19, perceptual_loss
 
 LOSS = LossConfig(mse_weight=3.0, ssim_weight=2.0, mac_weight=0.4, mac_net_loss_weight=0.7)
@@ -37,11 +39,15 @@ def a_batch(seed=0):
     return torch.rand(2, 2, 1, 48, 48, generator=seeded(seed)).unbind()
 
 
-def an_objective(network, mac=None, loss=LOSS, **options):
-    optimizer = torch.optim.SGD(network.parameters(), RATE)
+def a_setup(network, optimizer=None, loss=LOSS, gradient_clip=None, **options):
+    config = TrainConfig(loss=loss, optimizer=OptimizerConfig(gradient_clip=gradient_clip))
+    return Setup(network, network, optimizer or torch.optim.SGD(network.parameters(), RATE), config, **options)
+
+
+def an_objective(network, mac=None, loss=LOSS, perceptual=None, **options):
     learning = None if mac is None else [p for p in mac.parameters() if p.requires_grad]
     mac_optimizer = None if mac is None else torch.optim.SGD(learning, MAC_RATE)
-    return ASCONObjective(network, optimizer, loss, mac, mac_optimizer, **options)
+    return ASCONObjective(a_setup(network, loss=loss, **options), mac, mac_optimizer, perceptual)
 
 
 def weights(module):
@@ -116,7 +122,8 @@ def test_without_mac_net_a_step_is_one_of_the_pixel_loss():
     network = a_denoiser()
     by_hand, (ldct, ndct) = copy.deepcopy(network), a_batch()
     values = an_objective(network, loss=LossConfig(mse_weight=3.0, ssim_weight=1.0)).step(ldct, ndct, seeded())
-    loss = losses.pixel_loss(by_hand(ldct), ndct, 3.0)
+    denoised = by_hand(ldct)
+    loss = 3 * F.mse_loss(denoised, ndct) + 1 - losses.ssim(denoised, ndct)
     descend_by_hand(by_hand, loss, RATE)
     assert_same(network, weights(by_hand), rtol=1e-5, atol=1e-7)
     assert values.keys() == {"loss", "mse", "ssim", "gradient_norm"}
@@ -148,7 +155,7 @@ def test_nobody_gets_a_gradient_who_should_not():
     optimizer = SGDThatLooks(network.parameters(), RATE).watch(**everyone)
     learning = [*mac.online.parameters(), *mac.predictor.parameters()]
     mac_optimizer = SGDThatLooks(learning, MAC_RATE).watch(**everyone)
-    objective = ASCONObjective(network, optimizer, LOSS, mac, mac_optimizer)
+    objective = ASCONObjective(a_setup(network, optimizer), mac, mac_optimizer)
     before = weights(mac)
     for _ in range(2):
         objective.step(*a_batch(), seeded())
@@ -233,10 +240,55 @@ def test_the_perceptual_loss_joins_with_its_weight():
         an_objective(network, loss=loss)
 
 
+def test_the_local_mean_joins_with_its_weight():
+    network, (ldct, ndct) = a_denoiser(), a_batch()
+    loss = LossConfig(mse_weight=1, ssim_weight=0, local_mean_weight=7.0)
+    wanted = F.mse_loss(network(ldct), ndct) + 7 * F.avg_pool2d(network(ldct) - ndct, 16).square().mean()
+    values = an_objective(network, loss=loss).step(ldct, ndct, seeded())
+    assert values["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+    assert values["loss"] == pytest.approx(values["mse"] + 7 * values["local_mean"], rel=1e-6)
+
+
+def test_the_local_mean_joins_from_its_share_on():
+    loss = LossConfig(mse_weight=1, ssim_weight=0, local_mean_weight=7.0, local_mean_from=0.6)
+    shares = [0.0, 0.59, 0.6, 1.0]
+    left = iter(shares)
+    objective = an_objective(a_denoiser(), loss=loss, share=lambda: next(left))
+    assert ["local_mean" in objective.step(*a_batch(), seeded()) for _ in shares] == [False, False, True, True]
+
+
+def test_the_settings_make_the_objective(tmp_path):
+    """MAC-Net with plain SGD at its own rate or the denoiser's, VGG-19 from the file that is named."""
+    network = a_denoiser()
+    optimizer = torch.optim.SGD(network.parameters(), RATE)
+
+    def made(config):
+        return ascon.make(Setup(network, network, optimizer, config))
+
+    config = TrainConfig(mac=MAC)
+    parts = made(config).parts
+    assert parts.keys() == {"mac", "mac_optimizer"} and parts["mac"].config == MAC
+    (group,) = parts["mac_optimizer"].param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (2e-4, 0, 0)
+    assert [id(p) for p in group["params"]] == [id(p) for p in parts["mac"].parameters() if p.requires_grad]
+    own = replace(config, optimizer=OptimizerConfig(mac_learning_rate=0.3))
+    assert made(own).parts["mac_optimizer"].param_groups[0]["lr"] == 0.3
+    weights_file = tmp_path / "vgg19.pt"
+    torch.save({name: torch.full_like(w, 0.01) for name, w in VGG19().state_dict().items()}, weights_file)
+    loss = LossConfig(perceptual_weight=1.0, vgg_weights=str(weights_file))
+    alone = made(replace(config, mac=None, loss=loss))
+    assert alone.parts == {} and (alone.perceptual.features[0].weight == 0.01).all()
+
+
+def test_a_network_of_several_outputs_needs_its_own_objective():
+    with pytest.raises(ConfigError, match="gives 2 channels in training, and the objective ascon takes 1"):
+        an_objective(nn.Conv2d(1, 2, 3, padding=1)).step(*a_batch(), seeded())
+
+
 def test_mac_net_and_its_optimiser_come_together():
     network = a_denoiser()
     with pytest.raises(ValueError, match="together"):
-        ASCONObjective(network, torch.optim.SGD(network.parameters(), RATE), LOSS, a_mac_net())
+        ASCONObjective(a_setup(network), a_mac_net())
 
 
 # Numbers that are none
@@ -333,7 +385,7 @@ def test_wrapped_for_several_processes_the_steps_are_the_same(a_process_group, c
     network, mac = a_denoiser(), a_mac_net(**changes)
     alone, mac_alone = copy.deepcopy(network), copy.deepcopy(mac)
     parallel = nn.parallel.DistributedDataParallel
-    objectives = an_objective(parallel(network), parallel(mac)), an_objective(alone, mac_alone)
+    objectives = an_objective(parallel(network), mac, wrap=parallel), an_objective(alone, mac_alone)
     for seed in range(3):
         values, wanted = (objective.step(*a_batch(seed), seeded(seed)) for objective in objectives)
         assert values == wanted
@@ -347,8 +399,9 @@ def test_mac_net_learns_and_the_denoiser_with_it():
     ndct = F.avg_pool2d(torch.rand(2, 1, 52, 52), 5, 1)  # smooth
     ldct = ndct + 0.1 * torch.randn_like(ndct)
     network = a_denoiser()
-    objective = an_objective(network, a_mac_net())
-    objective.optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
+    mac, optimizer = a_mac_net(), torch.optim.AdamW(network.parameters(), 5e-3)
+    learning = [p for p in mac.parameters() if p.requires_grad]
+    objective = ASCONObjective(a_setup(network, optimizer), mac, torch.optim.SGD(learning, MAC_RATE))
     random = seeded()
     values = [objective.step(ldct, ndct, random) for _ in range(12)]
     assert values[-1]["mse"] < 0.3 * values[0]["mse"]

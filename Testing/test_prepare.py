@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -13,14 +15,22 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_fixtures import make_ct_series
+from training_fixtures import Tiny
 
+from ASCONDenoiseLib import cli, models
 from ASCONDenoiseLib.dose import DoseError
 from ASCONDenoiseLib.volume import Geometry, InputError, Volume, write_volume
-from ASCONTrainingLib import prepare
+from ASCONTrainingLib import commands, prepare
 from ASCONTrainingLib.datasets import DataError, TrainingSet, WholeSlices, read_index
-from ASCONTrainingLib.pairing import match_slices, pair_volumes
+from ASCONTrainingLib.deliveries import (
+    MAYO_2016,
+    MAYO_2020,
+    automatic_split,
+    match_slices,
+    pair_volumes,
+    read_split,
+)
 from ASCONTrainingLib.prepare import prepare_mayo2016, prepare_mayo2020, prepare_paired, prepare_simulated
-from ASCONTrainingLib.splits import MAYO_2016, MAYO_2020, automatic_split, read_split
 
 SHAPE = (5, 16, 24)
 
@@ -77,7 +87,7 @@ def mayo_2016_series(folder: Path, patient: str, dose: str, voxels: np.ndarray, 
     )
 
 
-def mayo_2016_tree(root: Path, patients=("L067", "L310", "L333"), reconstructions=((1, "B30f"),)) -> dict:
+def mayo_2016_tree(root: Path, patients=("L067", "L310", "L333"), reconstructions=((1, "B30f"),), shape=SHAPE) -> dict:
     """The unpacked archives; returns {(patient, mm, kernel): (ndct, ldct)}."""
     pairs = {}
     for mm, kernel in reconstructions:
@@ -85,7 +95,7 @@ def mayo_2016_tree(root: Path, patients=("L067", "L310", "L333"), reconstruction
         base = root / "Training_Image_Data" / f"{mm}mm {kernel[:3]}"
         for patient in patients:
             seed = int(patient[1:]) * 10 + mm + len(sharp)
-            pairs[patient, mm, kernel] = some_pair(seed)
+            pairs[patient, mm, kernel] = some_pair(seed, shape)
             for dose, voxels in zip(("full", "quarter"), pairs[patient, mm, kernel], strict=True):
                 name = f"{dose}_{mm}mm{sharp}"
                 mayo_2016_series(base / name / patient / name, patient, dose, voxels, mm=mm, kernel=kernel)
@@ -126,6 +136,32 @@ def test_mayo_2016_goes_into_training(tmp_path):
     for image, hu in ((ndct, expected[0]), (ldct, expected[1])):
         np.testing.assert_allclose(image[0], (hu[0, :, :16].clip(-1000, 2000) + 1000.0) / 3000, atol=1e-6)
     assert len(WholeSlices(tmp_path / "out", "test")) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset", "train", "test"),
+    [("mayo2016", "paper-mayo2016", "L067", "L333"), ("mayo2020", "paper-mayo2020", "L107", "L110")],
+)
+def test_a_delivery_is_prepared_and_trained_on_as_published(tmp_path, monkeypatch, kind, preset, train, test):
+    """Both commands, with the paper's preset and its MAC-Net; a network of two convolutions, and one step."""
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", Tiny)
+    tree = {"mayo2016": mayo_2016_tree, "mayo2020": mayo_2020_tree}[kind]
+    pairs = tree(tmp_path / "in", shape=(2, 64, 64))
+    ndct, ldct = next(pair for key, pair in pairs.items() if test in (key, key[0]))
+    out, run = str(tmp_path / "out"), str(tmp_path / "run")
+    assert cli.main(["prepare", kind, str(tmp_path / "in"), out], plugins=[commands.add_commands]) == 0
+    less = ["--set", "network=tiny", "--batch", "2", "--epochs", "1", "--workers", "0", "--patch", "64"]
+    command = ["train", "--preset", preset, "--data", out, "--out", run, "--device", "cpu", *less]
+    assert cli.main(command, plugins=[commands.add_commands]) == 0
+    card = models.load_card(tmp_path / "run" / f"ascon-{preset}.json")
+    assert (card.preset, card.dose) == (preset, "quarter dose, as delivered")
+    assert card.metrics["training"]["steps"] == 1
+    middle = next(pair for key, pair in pairs.items() if train in (key, key[0]))[0][1]
+    fingerprint = hashlib.sha256(b"64x64:" + middle.astype("<i2").tobytes()).hexdigest()[:16]
+    assert card.scans["train"] == [fingerprint] and train not in json.dumps(card.metrics)
+    clipped = [image.clip(-1000, 2000).astype(float) / 3000 for image in (ldct, ndct)]
+    psnr = [-10 * math.log10(np.mean((a - b) ** 2)) for a, b in zip(*clipped, strict=True)]
+    assert card.metrics["test slices, LDCT"]["psnr_db"] == pytest.approx([np.mean(psnr), np.std(psnr)], abs=0.02)
 
 
 def test_mayo_2016_of_the_first_delivery(tmp_path):
@@ -250,12 +286,12 @@ def as_in_the_archive(patient: str):
     return edit
 
 
-def mayo_2020_tree(root: Path, patients=("L107", "L193", "L110"), classic=False) -> dict:
+def mayo_2020_tree(root: Path, patients=("L107", "L193", "L110"), classic=False, shape=SHAPE) -> dict:
     """What the NBIA Data Retriever writes, descriptive folder names or UIDs; returns {patient: (ndct, ldct)}."""
     collection = root / "manifest-1648648375084" / "LDCT-and-Projection-data"
     pairs = {}
     for patient in patients:
-        pairs[patient] = some_pair(int(patient[1:]))
+        pairs[patient] = some_pair(int(patient[1:]), shape)
         for dose, voxels in zip(("Full", "Low"), pairs[patient], strict=True):
             names = ["12-23-2021-NA-NA-62464", f"1.000000-{dose} Dose Images-{2 * int(patient[1:])}9882"]
             names = ["1.2.840.1.17", f"1.2.840.1.{len(dose)}.{patient[1:]}"] if classic else names

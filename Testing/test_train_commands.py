@@ -18,11 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from training_fixtures import Tiny, make_set
 
 from ASCONDenoiseLib import cli, models
 from ASCONDenoiseLib.volume import Geometry, Volume, read_volume, write_volume
-from ASCONTrainingLib import checkpoints, commands
+from ASCONTrainingLib import commands, run_folder
+from ASCONTrainingLib.perceptual import VGG19
 from ASCONTrainingLib.training import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +51,7 @@ def ascon(*arguments: object) -> int:
 
 def train(a_set: Path, run: Path, *arguments: object) -> int:
     return ascon(
-        "train", "--preset", "pixel", "--set", "dose_jitter=0", "--data", a_set, "--out", run, *TINY, *SHORT, *arguments
+        "train", "--preset", "pixel", "--set", "doses=null", "--data", a_set, "--out", run, *TINY, *SHORT, *arguments
     )
 
 
@@ -79,7 +82,15 @@ def test_resume_takes_settings_and_data_from_the_run(a_set, tmp_path, capsys):
     assert train(a_set, tmp_path / "run", "--epochs", "1") == 0
     assert ascon("train", "--out", tmp_path / "run", "--resume", "--epochs", "2", "--device", "cpu") == 0
     assert "continuing after step 3 of 6" in capsys.readouterr().err
-    assert checkpoints.load(tmp_path / "run" / "last.pt")["step"] == 6
+    assert run_folder.load(tmp_path / "run" / "last.pt")["step"] == 6
+
+
+def test_resume_finds_its_data_from_any_folder(a_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(a_set.parent)
+    assert train(Path(a_set.name), tmp_path / "run", "--epochs", "1") == 0
+    monkeypatch.chdir(tmp_path)
+    assert ascon("train", "--out", "run", "--resume", "--epochs", "2", "--device", "cpu") == 0
+    assert run_folder.load(tmp_path / "run" / "last.pt")["step"] == 6
 
 
 def test_settings_of_an_earlier_training(a_set, tmp_path, capsys):
@@ -96,7 +107,7 @@ def test_dry_run(a_set, tmp_path, capsys):
     assert train(a_set, tmp_path / "run", "--dry-run") == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()] == ["data", "memory", "disk", "time"]
-    assert "100 training images" in out and "6 steps of" in out
+    assert "training images: 100 of 32x32, 2 a step" in out and "6 steps of" in out
     assert not (tmp_path / "run").exists()
 
 
@@ -197,9 +208,11 @@ def test_prepare_tells_bad_input(tmp_path, capsys):
 
 
 def test_ablation_prints_table_2(a_set, tmp_path, capsys):
-    """With MAC-Net as it is, one step a row; a second call measures again what is trained."""
+    """With MAC-Net as it is, one step a row; a second call trains the row whose weights file is now there, and measures
+    again what is trained.
+    """
     command = ["ablation", "--preset", "smoke", "--set", "network=tiny", "--data", a_set, "--out", tmp_path / "runs"]
-    command += ["--epochs", 1, "--set", "steps_per_epoch=1", "--batch", 1, "--patch", 32, "--device", "cpu"]
+    command += ["--epochs", 1, "--set", "steps_per_epoch=1", "--batch", 1, "--patch", 64, "--device", "cpu"]
     assert ascon(*command) == 0
     out = capsys.readouterr().out
     lines = [re.split(r"\s{2,}", line) for line in out.splitlines()]
@@ -210,9 +223,15 @@ def test_ablation_prints_table_2(a_set, tmp_path, capsys):
     assert lines[4] == ["MSE + perceptual", "not run: no weights file"]
     numbers = [line[1] for line in lines[2:] if len(line) == 5]
     assert len(numbers) == 6 and all("±" in number for number in numbers)
-    assert ascon(*command, "--json") == 0
+    weights_file = tmp_path / "vgg19.safetensors"
+    torch.manual_seed(0)
+    save_file(VGG19().state_dict(), weights_file)
+    assert ascon(*command, "--vgg-weights", weights_file, "--json") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["rows"]["MSE + perceptual"] == "not run: no weights file"
+    ldct, perceptual = (comparison["mean"]["psnr_db"] for comparison in result["rows"]["MSE + perceptual"])
+    assert f"{ldct:.2f}" == lines[2][1].split()[0] and perceptual not in (ldct, None)
+    log = (tmp_path / "runs" / "2-mse-perceptual" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[0])["perceptual"] > 0
     psnr = result["rows"]["MSE + SSIM + local"][1]["mean"]["psnr_db"]
     assert f"{psnr:.2f}" == numbers[4].split()[0]
 
@@ -278,7 +297,7 @@ def test_script_in_an_installed_extension(tmp_path):
 def test_script_trains_prints_to_a_file_and_ctrl_c_is_130(a_set, tmp_path):
     """The real network, in a process as PythonSlicer starts it; interrupted, then resumed to the end."""
     run, printed = tmp_path / "run", tmp_path / "printed.txt"
-    arguments = ["--preset", "pixel", "--set", "dose_jitter=0", "--data", a_set, "--out", run, "--patch", "16"]
+    arguments = ["--preset", "pixel", "--set", "doses=null", "--data", a_set, "--out", run, "--patch", "16"]
     arguments += ["--batch", "1", "--epochs", "1", "--set", "steps_per_epoch=4", "--workers", "0", "--device", "cpu"]
     command = [sys.executable, str(SCRIPT), "--print-to", str(printed), *map(str, arguments), "--json"]
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -290,7 +309,7 @@ def test_script_trains_prints_to_a_file_and_ctrl_c_is_130(a_set, tmp_path):
     started.send_signal(signal.SIGINT)
     assert started.communicate(timeout=60)[0] == b"" and started.returncode == 130
     assert json.loads(printed.read_text().splitlines()[-1])["exit_code"] == 130
-    state = checkpoints.load(run / "last.pt")
+    state = run_folder.load(run / "last.pt")
     assert 1 <= state["step"] <= 4
     ended = run_script("--out", run, "--resume", "--device", "cpu")
     assert ended.returncode == 0 and "Model  " in ended.stdout, ended.stderr

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SMOKE_PHANTOMS = {"phantoms": 6, "phantom_shape": (6, 128, 128), "dose": 0.05, "seed": 0}
 """What `ascon train --preset smoke` makes where no data are named."""
 
-DATA, CONFIG = "data", "config.json"
+DATA, CONFIG, LAST = "data", "config.json", "last.pt"
 
 REFRESH_S = 0.2
 """Seconds between two updates of the progress bar."""
@@ -175,6 +175,7 @@ def _train(args: argparse.Namespace, console: Console) -> None:
     trained = _fit(args, console, config, data, args.out, resume=args.resume, name=args.name)
     if trained is not None:
         text = f"{trained.table()}\n\nModel  {trained.model} (sha256 {trained.card.sha256[:12]})"
+        text += f"\nUse    ascon denoise IN OUT --model {trained.model}"
         comparisons = [comparison.to_dict() for comparison in trained.comparisons]
         console.answer(text, model=str(trained.model), split=trained.split, comparisons=comparisons)
     return None
@@ -279,7 +280,8 @@ def _ablation(args: argparse.Namespace, console: Console) -> None:
             continue
         console.note(f"row {number} of {len(rows)}: {row.name}")
         folder = args.out / f"{args.table}-{re.sub('[^a-z0-9]+', '-', row.name.lower())}"
-        found.append((row, _fit(args, console, row.config, data, folder, resume=True, name=row.name.replace(" ", ""))))
+        begun = (folder / LAST).exists()
+        found.append((row, _fit(args, console, row.config, data, folder, resume=begun, name=row.name.replace(" ", ""))))
     if any(trained is None for row, trained in found if row.config is not None):
         return  # not the first process
     results = {row.name: row.reason or [c.to_dict() for c in trained.comparisons] for row, trained in found}

@@ -8,6 +8,7 @@ queries would drown the pixel loss.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import types
@@ -65,18 +66,25 @@ class MACConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses. Images are in unit range: a noise of 20 HU is an MSE of 4e-5."""
+    """Weights of the losses, and what they compare. Images are in unit range: a noise of 20 HU is an MSE of 4e-5."""
 
     mse_weight: float = 100.0  # released: 10 x 10 in the denoiser's loss
     ssim_weight: float = 10.0  # of 1 - SSIM
     perceptual_weight: float = 0.0  # of the VGG loss; only for its row of Table 2
     vgg_weights: str | None = None  # file with the VGG-19 weights that the perceptual loss needs; none is shipped
+    resnet_weights: str | None = None  # file with the ResNet-50 weights of EDCNN's loss; none is shipped
     mac_weight: float = 0.05  # of L_global + L_local in the denoiser's loss (step 4)
     mac_net_loss_weight: float = 0.5  # of L_global + L_local in MAC-Net's own loss (step 2)
+    # None of these is in the paper. The network is trained for G(clipped LDCT) = clipped NDCT there, and air, whose
+    # noise the window cuts at -1000 HU, is then brighter in the product than in the NDCT.
+    product_output: bool = False  # compare y = x + G(c) - c, what the product makes of G, with the NDCT, both unclipped
+    local_mean_weight: float = 0.0  # of the MSE of 16x16 means: keeps regions from shifting by a few HU
+    local_mean_from: float = 0.0  # share of the training from which on it counts; from the start it slows learning
 
     def __post_init__(self) -> None:
         names = ("mse_weight", "ssim_weight", "perceptual_weight", "mac_weight", "mac_net_loss_weight")
-        _at_least("loss", self, 0, *names)
+        _at_least("loss", self, 0, *names, "local_mean_weight")
+        _require(0 <= self.local_mean_from < 1, "loss.local_mean_from", self.local_mean_from, "from 0 to below 1")
         some = self.mse_weight + self.ssim_weight + self.perceptual_weight > 0
         _require(some, "loss", "no weight of MSE, SSIM or perceptual loss", "above 0 in one of them")
         if self.perceptual_weight and self.vgg_weights is None:
@@ -104,6 +112,8 @@ class OptimizerConfig:
         _at_least("optimizer", self, 0, "last_learning_rate", "weight_decay")
         _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers from 0 to below 1")
         _require(0 <= self.warm_up < 1, "optimizer.warm_up", self.warm_up, "from 0 to below 1")
+        rate = self.mac_learning_rate
+        _require(rate is None or rate > 0, "optimizer.mac_learning_rate", rate, "above 0, or null")
         clip = self.gradient_clip
         _require(clip is None or clip > 0, "optimizer.gradient_clip", clip, "above 0, or null")
 
@@ -114,6 +124,7 @@ class TrainConfig:
 
     preset: str = "released"
     network: str = "esau_net"  # a key of ASCONDenoiseLib.models.ARCHITECTURES
+    objective: str = "ascon"  # a key of learner.OBJECTIVES
     initial: str | None = None  # model, name or file, whose weights the denoiser begins with; None = random ones
     mac: MACConfig | None = field(default_factory=MACConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -122,8 +133,9 @@ class TrainConfig:
     steps_per_epoch: int | None = None  # None = as many as the set has batches
     batch: int = 8  # images per step, of all processes together; released, not given in the paper
     patch: int | None = None  # pixels, side of the training images; None = whole slices
+    growth: tuple[tuple[float, int, int], ...] = ()  # later ones: (share of the training done, patch, batch) each
     augment: bool = True  # random flip and turn by a multiple of 90 degrees
-    dose_jitter: float = 0.0  # j: noise as of a dose between dose / (1 + j) and dose * (1 + j); not in the paper
+    doses: tuple[float, float] | None = None  # noise as of a dose between these, of simulated sets; not in the paper
     seed: int = 0
     precision: str = "bf16"  # fp32, bf16 or fp16, of all but the last layer and the losses; not given in the paper
     ema: float | None = None  # keep per step of the averaged weights that are validated and saved; not in the paper
@@ -132,18 +144,40 @@ class TrainConfig:
     save_minutes: float = 10.0  # at most this long between two checkpoints; one is also written after each epoch
     workers: int = 4  # threads that read and augment ahead of the step; 0 = none
     minutes: float | None = None  # a budget that ends the training early; the schedule then follows the share used
+    fit_gain: bool = False  # at the end, scale the last layer so that the MSE on training slices is least
 
     def __post_init__(self) -> None:
         _at_least("", self, 1, "epochs", "batch", "validate_every")
         for name in ("steps_per_epoch", "validation_slices"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "1 or more, or null")
-        _at_least("", self, 0, "dose_jitter", "workers", "seed")
+        _at_least("", self, 0, "workers", "seed")
         _require(self.patch is None or self.patch >= 16, "patch", self.patch, "16 pixels or more, or null")
+        shares = [0.0, *(share for share, _, _ in self.growth), 1.0]
+        rising = all(earlier < later for earlier, later in itertools.pairwise(shares))
+        sizes = all(patch >= 16 and batch >= 1 for _, patch, batch in self.growth)
+        wanted = "(share, patch, batch) each, with shares that rise between 0 and 1"
+        _require(rising and sizes, "growth", self.growth, wanted)
+        first_epochs = [math.ceil(share * self.epochs) for share in shares]
+        apart = all(earlier < later for earlier, later in itertools.pairwise(first_epochs))
+        _require(apart, "epochs", self.epochs, f"enough for an epoch in each stage of growth, {self.growth}")
+        low, high = self.doses or (0.5, 0.5)
+        _require(0 < low <= high < 1, "doses", self.doses, "two numbers between 0 and 1, the lower first, or null")
+        if self.objective != "ascon":
+            _require(self.mac is None, "mac", "set", f"null with the objective {self.objective}")
+            for setting in dataclasses.fields(LossConfig):  # of which it uses the weights files alone
+                value = getattr(self.loss, setting.name)
+                unused = value == setting.default or setting.name in ("vgg_weights", "resnet_weights")
+                _require(unused, f"loss.{setting.name}", value, f"left out: {self.objective} has losses of its own")
         _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
         _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or null")
         _require(self.save_minutes > 0, "save_minutes", self.save_minutes, "above 0")
         _require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0, or null")
+
+    @property
+    def stages(self) -> tuple[tuple[float, int | None, int], ...]:
+        """(share of the training from which on, patch, batch), the first ones and those of `growth`."""
+        return ((0.0, self.patch, self.batch), *self.growth)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -190,6 +224,39 @@ _PAPER_MAC = MACConfig(
     filter_background=True,
 )
 
+# For models that ship: the whole objective on what the product makes of the network, for many doses, with images that
+# grow. For simulated sets.
+_PRODUCT = TrainConfig(
+    "product",
+    loss=LossConfig(
+        mse_weight=1000.0,
+        ssim_weight=1.0,
+        mac_weight=0.005,
+        product_output=True,
+        local_mean_weight=5e4,
+        local_mean_from=0.6,
+    ),
+    optimizer=OptimizerConfig(6e-4, 1e-6, (0.9, 0.99), 1e-9, per_epoch=False, warm_up=0.03, gradient_clip=1.0),
+    steps_per_epoch=250,
+    batch=16,
+    patch=64,
+    growth=((0.6, 128, 4), (0.85, 256, 1)),
+    doses=(0.10, 0.50),
+    ema=0.998,
+    validation_slices=16,
+    fit_gain=True,
+)
+
+
+def _peer(name: str, rate: float, betas: tuple[float, float], **changes: Any) -> TrainConfig:
+    """A method that the paper compares with: its own loss and optimiser (Adam), images and doses of `product`."""
+    optimizer = replace(_PRODUCT.optimizer, learning_rate=rate, betas=betas, weight_decay=0.0)
+    values = {"network": name, "mac": None, "loss": LossConfig(), "optimizer": optimizer, "fit_gain": False}
+    return replace(_PRODUCT, preset=name, **values | changes)
+
+
+_ONLY_MSE = LossConfig(mse_weight=1000.0, ssim_weight=0.0)
+
 PRESETS: dict[str, TrainConfig] = {
     "paper-mayo2016": TrainConfig("paper-mayo2016", mac=_PAPER_MAC, loss=_PAPER_LOSS, optimizer=_PAPER_OPTIMIZER),
     "paper-mayo2020": TrainConfig(
@@ -215,6 +282,7 @@ PRESETS: dict[str, TrainConfig] = {
         workers=0,
         minutes=6.0,
     ),
+    "product": _PRODUCT,
     # The denoiser alone, without MAC-Net; the MSE weighs as much as 1 - SSIM does on CT noise.
     "pixel": TrainConfig(
         "pixel",
@@ -223,9 +291,16 @@ PRESETS: dict[str, TrainConfig] = {
         optimizer=OptimizerConfig(6e-4, 1e-6, (0.9, 0.99), 1e-9, per_epoch=False, warm_up=0.03, gradient_clip=1.0),
         batch=16,
         patch=64,
-        dose_jitter=0.5,
+        doses=(0.17, 0.38),
         ema=0.998,
     ),
+    # The peers of Table 1; networks/ and objectives/ name their papers, where the learning rates are from.
+    "unet": _peer("unet", _PRODUCT.optimizer.learning_rate, _PRODUCT.optimizer.betas, loss=_ONLY_MSE),
+    "red_cnn": _peer("red_cnn", 1e-4, (0.9, 0.99), loss=_ONLY_MSE),
+    "edcnn": _peer("edcnn", 1e-3, (0.9, 0.999), objective="edcnn"),
+    "cncl": _peer("cncl", 2e-5, (0.5, 0.999), objective="cncl"),
+    "du_gan": _peer("du_gan", 1e-4, (0.9, 0.999), objective="du_gan"),
+    "wgan_vgg": _peer("wgan_vgg", 1e-5, (0.5, 0.9), objective="wgan_vgg", growth=()),  # needs loss.vgg_weights
 }
 
 
@@ -251,12 +326,16 @@ class AblationRow:
 
 
 def table_2(base: TrainConfig, vgg_weights: str | None = None) -> list[AblationRow]:
-    """The six rows of Table 2, losses added one after the other; `base` is a training with MAC-Net."""
+    """The six rows of Table 2, losses added one after the other; `base` is a training with MAC-Net.
+
+    vgg_weights: file for the row with the perceptual loss; None: that of `base`, if it names one.
+    """
     _require(base.mac is not None, "mac", None, "set: an ablation starts from a training with MAC-Net")
     pixel = replace(base, mac=None, loss=replace(base.loss, ssim_weight=0.0, perceptual_weight=0.0, vgg_weights=None))
     pixel = pixel if pixel.loss.mse_weight else pixel.changed({"loss.mse_weight": LossConfig.mse_weight})
     both = replace(pixel, loss=replace(pixel.loss, ssim_weight=base.loss.ssim_weight or LossConfig.ssim_weight))
     perceptual = AblationRow("MSE + perceptual", None, "not run: no weights file")
+    vgg_weights = vgg_weights or base.loss.vgg_weights
     if vgg_weights is not None:
         weights = replace(pixel.loss, perceptual_weight=PERCEPTUAL_WEIGHT, vgg_weights=vgg_weights)
         perceptual = AblationRow(perceptual.name, replace(pixel, loss=weights))
@@ -321,21 +400,25 @@ def _from_dict(cls: type, values: Mapping[str, Any], place: str) -> Any:
 
 
 def _converted(value: Any, hint: Any, name: str) -> Any:
-    """`value` as `hint` wants it: an int, float, bool, text, None, a pair of numbers or a dataclass of settings."""
+    """`value` as `hint` wants it: an int, float, bool, text, None, a tuple of such or a dataclass of settings."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         if option is type(None) and value is None:
             return None
         if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
             return _from_dict(option, value, f"{name}.")
-        if typing.get_origin(option) is tuple and isinstance(value, list | tuple) and len(value) == 2:
-            return tuple(_converted(v, float, name) for v in value)
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            kinds = typing.get_args(option)
+            kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+            if len(kinds) == len(value):
+                return tuple(_converted(v, kind, name) for v, kind in zip(value, kinds, strict=True))
         if option is float and type(value) in (int, float) and math.isfinite(value):
             return float(value)
         if option in (int, bool, str) and type(value) is option:
             return value
-    wanted = " or ".join(_NAMES.get(option, "settings") for option in options)
+    wanted = " or ".join(_NAMES.get(typing.get_origin(option) or option, "settings") for option in options)
     raise ConfigError(f"The setting {name} is {value!r}; it must be {wanted}.")
 
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+_NAMES |= {tuple: "a list of the right length"}

@@ -1,4 +1,4 @@
-"""Training sets on disk: pairs of LDCT and NDCT split by patient, what counts in them, and in which order it is seen.
+"""Training sets on disk: pairs of LDCT and NDCT split by patient, what counts in them, and how it is served.
 
 A set is a folder with index.json and for each volume three arrays, which are memory-mapped:
 NAME.ndct.npy and NAME.ldct.npy, (S, H, W) int16 HU, and NAME.background.npy, (S, ceil(H / 8), ceil(W / 8)) uint8, the
@@ -10,10 +10,11 @@ several processes, sees what an uninterrupted one in one process sees.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ class PreparedVolume:
     @property
     def slices(self) -> int:
         return self.shape[0]
+
+    @property
+    def is_phantom(self) -> bool:
+        return self.source.startswith("phantom of ")
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,25 @@ def open_array(folder: Path, volume: PreparedVolume, what: str) -> np.ndarray:
     return opened
 
 
+def scan_fingerprints(folder: Path, volumes: Sequence[PreparedVolume]) -> dict[str, str]:
+    """Fingerprint -> name of each scan among `volumes`; phantoms are nobody's, and are left out.
+
+    A fingerprint is 16 hexadecimal digits of the SHA-256 of the NDCT's middle slice, shape and int16 values. Cards list
+    those of the scans that a model has seen. They tell whether a scan is among them to who has that scan, and nothing
+    to others: a name can be guessed, voxels cannot. What they do not see is another scan of the same patient, another
+    reconstruction of the same scan, and a volume of other slices of it.
+
+    Raises DataError where a file is lost.
+    """
+    found = {}
+    for volume in volumes:
+        if not volume.is_phantom:
+            middle = open_array(folder, volume, "ndct")[volume.slices // 2]
+            content = "{}x{}:".format(*middle.shape).encode() + middle.astype("<i2").tobytes()
+            found[hashlib.sha256(content).hexdigest()[:16]] = volume.name
+    return found
+
+
 # ----------------------------------------------------------------------------------------------------------- background
 
 
@@ -281,15 +305,17 @@ class _Pairs:
 class TrainingSet:
     """Patches or whole slices of one split, for a DataLoader: (LDCT, NDCT), each (1, h, w) float32 in unit range.
 
-    Values are clipped to the training window. Its keys are those of `Batches`, or plain indices (epoch 0).
+    Its keys are those of feed.Batches, or plain indices (epoch 0).
 
     Args:
         patch: side in pixels, a multiple of 8; None for whole slices, which then must all have one size.
         stride: distance of neighbouring patches; patch / 4 by default (256 and 64 in the paper).
         max_background: share of background from which on a patch is left out; by default what the set was made for.
         augment: random flip and turn by a multiple of 90 degrees (half turns only where an image is not square).
-        dose_jitter: j > 0 gives the noise the variance of a dose drawn between dose / (1 + j) and dose * (1 + j), on a
-            logarithmic scale and at most 1; simulated sets only, whose noise is LDCT - NDCT and whose dose is known.
+        doses: give the noise the variance of a dose drawn between these two, uniform in its logarithm; simulated sets
+            only, whose noise is LDCT - NDCT and whose dose is known. Electronic noise, which grows faster as the dose
+            falls, is scaled like the rest.
+        clip: values outside of the training window are clipped to it.
         seed: of all that is random.
 
     Raises:
@@ -305,16 +331,15 @@ class TrainingSet:
         stride: int | None = None,
         max_background: float | None = None,
         augment: bool = True,
-        dose_jitter: float = 0.0,
+        doses: tuple[float, float] | None = None,
+        clip: bool = True,
         seed: int = 0,
     ):
         self._pairs = _Pairs(folder, split)
         self.index, self.split, self.patch = self._pairs.index, split, patch
-        self.augment, self.dose_jitter, self.seed = augment, dose_jitter, seed
-        if dose_jitter and not self.index.simulated:
-            raise DataError(f"{folder} holds measured pairs, whose dose is what it is: leave dose_jitter at 0.")
-        if dose_jitter < 0:
-            raise DataError(f"dose_jitter must be 0 or more; got {dose_jitter}.")
+        self.augment, self.doses, self.clip, self.seed = augment, doses, clip, seed
+        if doses and not self.index.simulated:
+            raise DataError(f"{folder} holds measured pairs, whose dose is what it is: set doses to null.")
         limit = self._pairs.limit(max_background)
         if patch is None:
             self._check_sizes(folder)
@@ -344,16 +369,17 @@ class TrainingSet:
         """(LDCT, NDCT) of row `index` of the table, as epoch and turn see it."""
         number, z, top, left = (int(n) for n in self.table[index])
         random = np.random.default_rng((self.seed, epoch, turn, index % len(self.table)))
-        exponent, flip, turns = random.uniform(-1, 1), random.integers(2), random.integers(4)
+        place, flip, turns = random.uniform(), random.integers(2), random.integers(4)
         side = slice(None) if self.patch is None else slice(top, top + self.patch)
         where = (z, side, slice(None) if self.patch is None else slice(left, left + self.patch))
         ldct, ndct = (self._pairs.array(number, what)[where].astype(np.float32) for what in ("ldct", "ndct"))
-        if self.dose_jitter:
-            dose = self._pairs.volumes[number].dose
-            ldct = ndct + np.float32(noise_factor(dose, dose * (1 + self.dose_jitter) ** exponent)) * (ldct - ndct)
+        if self.doses:
+            low, high = self.doses
+            factor = noise_factor(self._pairs.volumes[number].dose, low * (high / low) ** place)
+            ldct = ndct + np.float32(factor) * (ldct - ndct)
         pair = []
         for image in (ldct, ndct):
-            unit = hounsfield.to_unit(hounsfield.clip_to_window(image))
+            unit = hounsfield.to_unit(hounsfield.clip_to_window(image) if self.clip else image)
             if self.augment:
                 square = image.shape[0] == image.shape[1]
                 unit = np.rot90(unit[:, ::-1] if flip else unit, turns if square else turns // 2 * 2)
@@ -368,11 +394,11 @@ class TrainingSet:
 
 
 def noise_factor(dose: float, wanted: float) -> float:
-    """Factor on the noise of an LDCT simulated at `dose` that gives it the variance of dose `wanted`, at most 1.
+    """Factor on the noise of an LDCT simulated at `dose` that gives it the variance of dose `wanted`.
 
     Inserted noise has the variance 1 / dose - 1 in units of the NDCT's own.
     """
-    return float(np.sqrt((1 / min(1.0, wanted) - 1) / (1 / dose - 1)))
+    return float(np.sqrt((1 / wanted - 1) / (1 / dose - 1)))
 
 
 @dataclass(frozen=True)
@@ -414,60 +440,6 @@ class WholeSlices:
         volume = self._pairs.volumes[number]
         ldct, ndct = (np.array(self._pairs.array(number, what)[z]) for what in ("ldct", "ndct"))
         return SlicePair(volume.name, volume.patient, z, ldct, ndct)
-
-
-# ---------------------------------------------------------------------------------------------------------------- order
-
-
-@dataclass
-class Batches:
-    """The batches of one epoch, as keys of a TrainingSet, for one of `world` processes: a DataLoader's batch_sampler.
-
-    The epoch is one permutation of all items; each step takes the next `batch` of it, and process `rank` its equal
-    share of those. What is left over at the end is dropped. An epoch of more `steps` than there is data goes round
-    again, in another order. The position is (epoch, start): set both to resume.
-
-    Attributes:
-        length: items of the set.
-        batch: items per step, all processes together; a multiple of `world`.
-        steps: steps of an epoch; by default what the set gives, at least one.
-        start: step at which the next iteration begins.
-    """
-
-    length: int
-    batch: int
-    seed: int = 0
-    steps: int | None = None
-    rank: int = 0
-    world: int = 1
-    epoch: int = 0
-    start: int = 0
-
-    def __post_init__(self):
-        if self.length < 1 or self.batch < 1 or self.batch % self.world or not 0 <= self.rank < self.world:
-            raise DataError(
-                f"A batch of {self.batch} from {self.length} items cannot be shared by {self.world} processes: "
-                "make the batch a multiple of their number."
-            )
-        if self.steps is None:
-            self.steps = max(1, self.length // self.batch)
-
-    def __len__(self) -> int:
-        """Steps from `start` to the end of the epoch."""
-        return max(0, self.steps - self.start)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        share = self.batch // self.world
-        now, order = -1, np.empty(0)
-        for step in range(self.start, self.steps):
-            first = step * self.batch + self.rank * share
-            keys = []
-            for position in range(first, first + share):
-                turn, place = divmod(position, self.length)
-                if turn != now:
-                    now, order = turn, np.random.default_rng((self.seed, self.epoch, turn)).permutation(self.length)
-                keys.append((self.epoch, turn, int(order[place])))
-            yield keys
 
 
 def _count(n: int, what: str) -> str:

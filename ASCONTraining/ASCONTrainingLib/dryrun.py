@@ -1,4 +1,4 @@
-"""What a training would take: it is set up, takes two steps, and is thrown away."""
+"""What a training would take: it is set up, takes two steps with images of each size, and is thrown away."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from ASCONTrainingLib import training, validation
 from ASCONTrainingLib.config import TrainConfig
-from ASCONTrainingLib.feed import Feed
+from ASCONTrainingLib.feed import Feed, Stage
 from ASCONTrainingLib.learner import Learner
 from ASCONTrainingLib.processes import Processes
 
@@ -25,14 +26,24 @@ CHECKPOINTS = 3
 
 
 @dataclass(frozen=True)
+class StageTime:
+    """What a stage of growth would take: `steps` of `step_s` seconds on batches of `batch` images of `sides` pixels."""
+
+    images: int
+    sides: tuple[int, int]
+    batch: int
+    steps: int
+    step_s: float
+
+
+@dataclass(frozen=True)
 class DryRun:
     """What a training would take. Times in seconds, memory and files in bytes (None: cannot be told here)."""
 
     data: str
-    images: int
-    steps: int
     device: str
-    step_s: float
+    stages: tuple[StageTime, ...]
+    budget_s: float | None
     validations: int
     validation_s: float
     peak_bytes: int | None
@@ -42,18 +53,21 @@ class DryRun:
 
     @property
     def total_s(self) -> float:
-        """Of all steps and validations; neither reading nor saving keeps the steps waiting."""
-        return self.steps * self.step_s + self.validations * self.validation_s
+        """Of all steps and validations, or the budget; neither reading nor saving keeps the steps waiting."""
+        steps_s = sum(stage.steps * stage.step_s for stage in self.stages)
+        return min(steps_s + self.validations * self.validation_s, self.budget_s or math.inf)
 
     def text(self) -> str:
         """A line for each thing that was checked."""
         memory = "not known here" if self.peak_bytes is None else f"{_gb(self.peak_bytes)} of {_gb(self.memory_bytes)}"
+        images = ", then ".join(f"{s.images} of {s.sides[1]}x{s.sides[0]}, {s.batch} a step" for s in self.stages)
+        steps = ", ".join(f"{stage.steps} steps of {stage.step_s:.3f} s" for stage in self.stages)
         validations = f", {self.validations} validations of {self.validation_s:.1f} s" if self.validations else ""
         lines = {
-            "data": f"{self.data}; {self.images} training images",
+            "data": f"{self.data}; training images: {images}",
             "memory": f"{memory} on {self.device}",
             "disk": f"{_gb(CHECKPOINTS * self.checkpoint_bytes)} for checkpoints, {_gb(self.disk_bytes)} free",
-            "time": f"about {_duration(self.total_s)}: {self.steps} steps of {self.step_s:.3f} s{validations}",
+            "time": f"about {training.duration(self.total_s)}: {steps}{validations}",
         }
         return "\n".join(f"{name:8}{line}" for name, line in lines.items())
 
@@ -62,16 +76,16 @@ class DryRun:
 
 
 def dry_run(config: TrainConfig, data: Path, run: Path, *, device: str = "auto") -> DryRun:
-    """Check settings, data, disk and memory and take two steps of a training that is thrown away; writes nothing.
+    """Check settings, data, disk and memory, and take two steps with images of each size, for nothing; writes nothing.
 
     Raises as `training.fit`; TrainingError also where the disk has no room for the checkpoints.
     """
     data, run = Path(data), Path(run)
     processes = Processes(device)
     try:
-        index, items, batches = training.open_set(config, data, processes)
+        index, stages = training.open_set(config, data, processes)
         learner = Learner(config, processes)
-        step_s = _seconds_of_a_step(learner, Feed(items, batches, 0, 0, processes.device))
+        times = _stage_times(config, stages, learner)
         slices = training.whole_slices(data, index).get("validation")
         validation_s = 0.0
         if slices is not None:
@@ -85,17 +99,13 @@ def dry_run(config: TrainConfig, data: Path, run: Path, *, device: str = "auto")
                 f"The disk of {run} has {_gb(disk_bytes)} left, and the checkpoints take "
                 f"{_gb(CHECKPOINTS * checkpoint_bytes)}: make room, or name another folder."
             )
-        steps = config.epochs * batches.steps
-        if config.minutes:
-            steps = min(steps, max(1, round(60 * config.minutes / step_s)))
-        validations = math.ceil(steps / batches.steps / config.validate_every) if slices is not None else 0
+        epochs = sum(time.steps / stage.batches.steps for time, stage in zip(times, stages, strict=True))
         return DryRun(
             data=str(index),
-            images=len(items),
-            steps=steps,
             device=str(processes.device),
-            step_s=step_s,
-            validations=validations,
+            stages=times,
+            budget_s=60 * config.minutes if config.minutes else None,
+            validations=math.ceil(epochs / config.validate_every) if slices is not None else 0,
             validation_s=validation_s,
             checkpoint_bytes=checkpoint_bytes,
             disk_bytes=disk_bytes,
@@ -103,6 +113,23 @@ def dry_run(config: TrainConfig, data: Path, run: Path, *, device: str = "auto")
         )
     finally:
         processes.leave()
+
+
+def _stage_times(config: TrainConfig, stages: list[Stage], learner: Learner) -> tuple[StageTime, ...]:
+    """Steps of each stage and their time, tried out; a budget, where it is too short for all epochs, is shared out."""
+    epochs = Counter(training.stage_at(stages, epoch / config.epochs) for epoch in range(config.epochs))
+    times = []
+    for number, stage in enumerate(stages):
+        step_s = _seconds_of_a_step(learner, Feed(stage, 0, 0, 0, learner.device))
+        sides = tuple(stage.items[0][0].shape[-2:])
+        steps = epochs[number] * stage.batches.steps
+        times.append(StageTime(len(stage.items), sides, stage.batches.batch, steps, step_s))
+    budget_s = 60 * config.minutes if config.minutes else math.inf
+    if budget_s < sum(time.steps * time.step_s for time in times):
+        ends = [*(stage.begins for stage in stages[1:]), 1.0]
+        parts_s = [budget_s * (end - stage.begins) for end, stage in zip(ends, stages, strict=True)]
+        times = [replace(t, steps=max(1, round(part_s / t.step_s))) for t, part_s in zip(times, parts_s, strict=True)]
+    return tuple(times)
 
 
 def _seconds_of_a_step(learner: Learner, feed: Feed) -> float:
@@ -148,11 +175,3 @@ def _memory(device: torch.device) -> dict[str, int | None]:
 
 def _gb(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    """Whole minutes above a minute."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -4,69 +4,101 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from ASCONDenoiseLib import models
 from ASCONTrainingLib.config import ConfigError, TrainConfig, learning_rate
-from ASCONTrainingLib.mac_net import MACNet
-from ASCONTrainingLib.objectives.ascon import ASCONObjective
+from ASCONTrainingLib.objectives import ascon, cncl, du_gan, edcnn, wgan_vgg
+from ASCONTrainingLib.objectives.setup import Setup
 from ASCONTrainingLib.processes import Processes
 
-FORMAT = 1
+
+class Objective(Protocol):
+    """What objectives/__init__.py says."""
+
+    parts: dict[str, nn.Module | torch.optim.Optimizer]
+
+    def step(self, ldct: torch.Tensor, ndct: torch.Tensor, generator: torch.Generator) -> dict[str, float]: ...
+
+
+OBJECTIVES: dict[str, Callable[[Setup], Objective]] = {
+    "ascon": ascon.make,
+    "edcnn": edcnn.make,
+    "cncl": cncl.make,
+    "du_gan": du_gan.make,
+    "wgan_vgg": wgan_vgg.make,
+}
+"""The setting `objective` -> what makes it."""
+
+FORMAT = 3
 """Of the checkpoints."""
 MAY_CHANGE = {"epochs", "minutes", "validate_every", "validation_slices", "save_minutes", "workers"}
 """Settings that may be others when a training goes on."""
-COUNTERS = ("step", "used_s", "best_psnr_db", "validated_step")
+COUNTERS = ("step", "epoch", "epoch_step", "stage", "used_s", "best_psnr_db", "validated_step", "seen_before")
 CLEAN_STEP = 10
 """Steps in which the averaged weights forget the random ones they began with."""
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner:
-    """Networks, optimisers and the random state: all that a checkpoint holds, and what one step does to it."""
+    """Networks, optimisers and the random state: all that a checkpoint holds, and what one step does to it.
+
+    step: steps done in all; epoch, epoch_step: complete epochs, and steps done in the one under way; stage: that
+    epoch's number in TrainConfig.stages; validated_step: where was validated last. The training moves them.
+    seen_before: ModelCard.scans of the model it began with.
+
+    Raises ConfigError where the settings cannot be used on this device, and what `objectives` raise.
+    """
 
     def __init__(self, config: TrainConfig, processes: Processes):
         device = processes.device
-        if config.precision == "fp16" and device.type != "cuda":
-            raise ConfigError(f"The precision fp16 is for CUDA GPUs, and this is {device}: choose bf16 or fp32.")
-        if config.network not in models.ARCHITECTURES:
-            raise ConfigError(f"There is no network {config.network}; there are {', '.join(models.ARCHITECTURES)}.")
+        _check(config, device)
         self.config, self.device = config, device
-        self.step, self.used_s = 0, 0.0
-        self.best_psnr_db, self.validated_step = -math.inf, 0
+        self.step, self.epoch, self.epoch_step, self.stage = 0, 0, 0, 0
+        self.used_s, self.best_psnr_db, self.validated_step = 0.0, -math.inf, 0
+        self.share = 0.0  # of the training that is done, at the step under way
+        self.seen_before: dict[str, list[str]] = {}
         torch.manual_seed(config.seed)
-        self.generator = torch.Generator().manual_seed(config.seed)  # of MAC-Net's queries
+        self.generator = torch.Generator().manual_seed(config.seed)  # of the objective: MAC-Net's queries
         self.network = models.ARCHITECTURES[config.network]().to(device, memory_format=torch.channels_last)
+        if config.fit_gain and not isinstance(getattr(self.network, "last", None), nn.Module):
+            raise ConfigError(
+                f"fit_gain scales a last layer, and {config.network} has none of that name: set it to false."
+            )
+        multiple = getattr(self.network, "SIDE_MULTIPLE", 1)
+        if wrong := [patch for _, patch, _ in config.stages if patch is not None and patch % multiple]:
+            raise ConfigError(
+                f"{config.network} takes images whose sides are multiples of {multiple}; got patches of {wrong[0]}."
+            )
         self.average = copy.deepcopy(self.network).requires_grad_(False) if config.ema else None
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
         )
-        self.mac, self.mac_optimizer, wrapped_mac = None, None, None
-        if config.mac is not None:
-            self.mac = MACNet(config.mac).to(device, memory_format=torch.channels_last)
-            wrapped_mac = processes.wrap(self.mac)
-            learning = [p for p in self.mac.parameters() if p.requires_grad]
-            self.mac_optimizer = torch.optim.SGD(learning, settings.mac_learning_rate or settings.learning_rate)
         self.scaler = _grad_scaler() if config.precision == "fp16" else None
         dtype = DTYPES[config.precision]
-        self.objective = ASCONObjective(
-            processes.wrap(MixedPrecision(self.network)),
-            self.optimizer,
-            config.loss,
-            wrapped_mac,
-            self.mac_optimizer,
-            perceptual=_vgg(config, device),
-            gradient_clip=settings.gradient_clip,
+        network = MixedPrecision(self.network)
+        setup = Setup(
+            network=processes.wrap(ProductOutput(network) if config.loss.product_output else network),
+            bare=self.network,
+            optimizer=self.optimizer,
+            config=config,
+            device=device,
+            wrap=processes.wrap,
             autocast=nullcontext if dtype is None else partial(torch.autocast, device.type, dtype),
             scaler=self.scaler,
+            share=lambda: self.share,
         )
+        self.objective = OBJECTIVES[config.objective](setup)
+        self._optimizers = [self.optimizer]
+        self._optimizers += [p for p in self.objective.parts.values() if isinstance(p, torch.optim.Optimizer)]
+        self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
 
     def begin_with(self, model: str) -> None:
         """The denoiser's weights are those of a model, given its name or file. Raises ModelError, ConfigError."""
@@ -76,6 +108,7 @@ class Learner:
         for begun in (self.network, self.average):
             if begun is not None:
                 begun.load_state_dict(network.state_dict())
+        self.seen_before = card.scans or {"unlisted": [card.name]}
 
     @property
     def result(self) -> nn.Module:
@@ -89,11 +122,11 @@ class Learner:
 
     def learn(self, ldct: torch.Tensor, ndct: torch.Tensor, share: float) -> dict[str, float]:
         """One step, at `share` of the training; returns its losses. Raises NotFiniteError, with the weights whole."""
-        schedule = self.config.optimizer
+        self.share, schedule = share, self.config.optimizer
         if schedule.per_epoch:
             share = math.floor(share * self.config.epochs + 1e-9) / self.config.epochs
-        for optimizer, start in ((self.optimizer, None), (self.mac_optimizer, schedule.mac_learning_rate)):
-            for group in optimizer.param_groups if optimizer is not None else ():
+        for optimizer, rates in zip(self._optimizers, self._rates, strict=True):
+            for group, start in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = learning_rate(schedule, share, start)
         losses = self.objective.step(ldct, ndct, self.generator)
         if self.average is not None:
@@ -108,8 +141,8 @@ class Learner:
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by its name in the checkpoint."""
-        names = ("network", "average", "mac", "optimizer", "mac_optimizer", "scaler")
-        return {name: part for name in names if (part := getattr(self, name)) is not None}
+        own = {name: getattr(self, name) for name in ("network", "average", "optimizer", "scaler")}
+        return {name: part for name, part in (own | self.objective.parts).items() if part is not None}
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain dictionaries."""
@@ -158,18 +191,36 @@ class MixedPrecision(nn.Module):
             return self.network.last(features.float())
 
 
+class ProductOutput(nn.Module):
+    """What the product makes of a denoiser G: y = x + G(c) - c with c = x clipped to the window.
+
+    As in the product, voxels of 2000 HU and more keep their value. (Padding does too there; here x and NDCT are alike
+    in it, so it asks G for nothing.)
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 1, H, W) in unit range, not clipped -> the same, denoised."""
+        clipped = x.clamp(0, 1)
+        return torch.where(x < 1, x + (self.network(clipped) - clipped), x)
+
+
+def _check(config: TrainConfig, device: torch.device) -> None:
+    if config.precision == "fp16" and device.type != "cuda":
+        raise ConfigError(f"The precision fp16 is for CUDA GPUs, and this is {device}: choose bf16 or fp32.")
+    if config.network not in models.ARCHITECTURES:
+        raise ConfigError(f"There is no network {config.network}; there are {', '.join(models.ARCHITECTURES)}.")
+    if config.objective not in OBJECTIVES:
+        raise ConfigError(f"There is no objective {config.objective}; there are {', '.join(OBJECTIVES)}.")
+
+
 def _grad_scaler() -> torch.amp.GradScaler:
     if hasattr(torch.amp, "GradScaler"):  # torch 2.3
         return torch.amp.GradScaler("cuda")
     return torch.cuda.amp.GradScaler()
-
-
-def _vgg(config: TrainConfig, device: torch.device) -> nn.Module | None:
-    if not config.loss.perceptual_weight:
-        return None
-    from ASCONTrainingLib.perceptual import load_vgg19
-
-    return load_vgg19(Path(config.loss.vgg_weights)).to(device)
 
 
 def _flat(settings: dict[str, Any], place: str = "") -> dict[str, Any]:

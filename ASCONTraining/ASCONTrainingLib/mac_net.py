@@ -81,6 +81,8 @@ class Branch(nn.Module):
 class MACNet(nn.Module):
     """Online and target network, predictor, and the two losses between them.
 
+    The target is the moving average of the online network's trunk and of both its projectors; only the online side has
+    a predictor.
     Both copies stay in training mode: they normalise with the statistics of the batch, so BatchNorm's buffers are never
     used, and the target does not average them. Parts that the switched-on losses leave out do not ask for gradients,
     so every parameter that does gets one (which DistributedDataParallel relies on).

@@ -17,8 +17,9 @@ def draw_queries(
     """Different places at random, one set for the whole batch.
 
     body: (B, n_places) bool, where each image shows the patient; None: everywhere. With it, places are drawn where any
-    image of the batch has body, and count only for the images that have. A batch with fewer than two such places is
-    all background: then places are drawn everywhere.
+    image of the batch has body, and count only for the images that have: one set for the batch is the implementation's,
+    body only is the paper's, and places where every image has body would leave out the rim of most patients. A batch
+    with fewer than two such places is all background: then places are drawn everywhere.
 
     Returns the places (N,), N = min(count, places left), on the device of `body` or else of the generator; and (B, N)
     bool, for which images each counts, or None where all count.

@@ -6,6 +6,7 @@ The weights come from a file that the user names; none is shipped, and none is f
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ IMAGENET_SD = (0.229, 0.224, 0.225)
 
 
 class WeightsFileError(ValueError):
-    """The file with VGG-19 weights is missing or holds something else."""
+    """A file with weights is missing or holds something else."""
 
 
 class VGG19(nn.Module):
@@ -62,21 +63,7 @@ def load_vgg19(path: str | Path) -> VGG19:
     The file names its tensors features.N.weight and features.N.bias; others, like the classifier's, are left aside.
     Raises WeightsFileError where it is missing, cannot be read or holds other tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsFileError(f"There is no file {path} with VGG-19 weights, which the perceptual loss needs.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsFileError(
-            f"{path} cannot be read as VGG-19 weights ({type(error).__name__}); name a .safetensors file or a PyTorch "
-            "state dict that holds nothing but tensors."
-        ) from error
+    state = read_tensors(path, "VGG-19")
     vgg = VGG19()
     wanted = vgg.state_dict()
     if not isinstance(state, dict) or not all(
@@ -89,3 +76,24 @@ def load_vgg19(path: str | Path) -> VGG19:
         )
     vgg.load_state_dict({name: state[name] for name in wanted})
     return vgg
+
+
+def read_tensors(path: str | Path, network: str) -> Any:
+    """What a .safetensors file or a PyTorch state dict holds, read without running its code; `network` is for errors.
+
+    Raises WeightsFileError where it is missing or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsFileError(f"There is no file {path} with {network} weights, which this loss needs.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsFileError(
+            f"{path} cannot be read as {network} weights ({type(error).__name__}); name a .safetensors file or a "
+            "PyTorch state dict that holds nothing but tensors."
+        ) from error

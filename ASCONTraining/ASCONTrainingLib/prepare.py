@@ -41,9 +41,22 @@ from .datasets import (
     read_index,
     write_index,
 )
-from .deliveries import FoundVolume, dicom_series, dose_of, image_files, parts_of, parts_without_dose
-from .pairing import PairedVolume, pair_volumes, to_int16
-from .splits import MAYO_2016, MAYO_2020, Split, automatic_split, read_split
+from .deliveries import (
+    MAYO_2016,
+    MAYO_2020,
+    FoundVolume,
+    PairedVolume,
+    Split,
+    automatic_split,
+    dicom_series,
+    dose_of,
+    image_files,
+    pair_volumes,
+    parts_of,
+    parts_without_dose,
+    read_split,
+    to_int16,
+)
 
 logger = logging.getLogger(__name__)
 

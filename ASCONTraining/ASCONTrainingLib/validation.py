@@ -1,4 +1,4 @@
-"""How good a network is on whole slices, with the product's own inference and metrics; and a picture of it."""
+"""Whole slices, with the product's own inference and metrics: how good a network is, its gain, a picture."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ASCONTrainingLib.datasets import SlicePair
 
 DIFFERENCE_HU = (-100.0, 100.0)
 """Window of the preview's difference image."""
+
+GAIN_SLICES = 32
+"""Training slices that `fitted_gain` looks at."""
 
 
 def evenly_spaced(count: int, limit: int | None) -> np.ndarray:
@@ -42,12 +45,45 @@ def compare(
         pair = pairs[i]
         image = hounsfield.clip_to_window(pair.ldct_hu[None]).astype(np.float32)
         if network is not None:
-            image = inference.denoise(image, network, device=device).voxels
+            image = _denoised(image, network, device)
         (row,) = metrics.compare(pair.ndct_hu[None], image, clip_test=False).rows
         rows.append(replace(row, index=pair.index))
         if progress is not None:
             progress(done, len(chosen))
     return metrics.Comparison(name, metrics.PAPER, False, tuple(rows))
+
+
+def _denoised(image_hu: np.ndarray, network: nn.Module, device: str) -> np.ndarray:
+    """In fp32: whether bf16 is faithful changes while a network learns, and to ask for each slice takes its time."""
+    return inference.denoise(image_hu, network, device=device, precision="fp32").voxels
+
+
+def fitted_gain(
+    pairs: Sequence[SlicePair],
+    network: nn.Module,
+    *,
+    device: str = "cpu",
+    limit: int = GAIN_SLICES,
+    progress: Callable[[int, int], None] | None = None,
+) -> float:
+    """The factor g on a network G for which x + g G(c) - c is nearest to the NDCT, by least squares in unit range.
+
+    x: LDCT, c: the same clipped to the training window; pixels that lie in the window in both images count, of `limit`
+    slices, evenly spaced. Not in the paper: a training in bfloat16, whose rounding fp32 inference does not repeat, has
+    been seen to leave an output that is 0.25 % too bright, 2.6 HU in soft tissue.
+    """
+    low, high = hounsfield.TRAINING_WINDOW_HU
+    along, square = 0.0, 0.0
+    chosen = evenly_spaced(len(pairs), limit)
+    for done, i in enumerate(chosen, 1):
+        ldct, ndct = (image.astype(np.float32) for image in (pairs[i].ldct_hu, pairs[i].ndct_hu))
+        inside = (ldct > low) & (ldct < high) & (ndct > low) & (ndct < high)
+        denoised = _denoised(ldct[None], network, device)[0]
+        output, wanted = (hounsfield.to_unit(image[inside].astype(np.float64)) for image in (denoised, ndct))
+        along, square = along + output @ wanted, square + output @ output
+        if progress is not None:
+            progress(done, len(chosen))
+    return float(along / square)
 
 
 def preview(network: nn.Module, pair: SlicePair, *, device: str) -> np.ndarray:
@@ -56,7 +92,7 @@ def preview(network: nn.Module, pair: SlicePair, *, device: str) -> np.ndarray:
     The images in the paper's abdomen window, the difference from -100 to 100 HU.
     """
     ldct, ndct = (image.astype(np.float32) for image in (pair.ldct_hu, pair.ndct_hu))
-    denoised = inference.denoise(ldct[None], network, device=device).voxels[0]
+    denoised = _denoised(ldct[None], network, device)[0]
     window = hounsfield.DISPLAY_WINDOWS_HU["abdomen"]
     images = [hounsfield.to_gray(image, window) for image in (ldct, denoised, ndct)]
     return np.hstack([*images, hounsfield.to_gray(denoised - ndct, DIFFERENCE_HU)])

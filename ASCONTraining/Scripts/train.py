@@ -54,11 +54,11 @@ def _run(arguments: list[str]) -> int:
         )
         return FAILED
     from ASCONDenoiseLib import cli
-    from ASCONTrainingLib import commands
+    from ASCONTrainingLib import commands, judging
 
     if not arguments or arguments[0].startswith("-"):
         arguments = ["train", *arguments]
-    return cli.main(arguments, plugins=[commands.add_commands])
+    return cli.main(arguments, plugins=[commands.add_commands, judging.add_commands])
 
 
 def _lib_folders(script: Path) -> list[Path]:

@@ -1,20 +1,90 @@
-"""What a training writes down on its way: log.jsonl, TensorBoard's events, previews; and its clock."""
+"""The files of a training: checkpoints that survive a crash, log.jsonl, TensorBoard's events, previews; and its clock.
+
+Files are written beside, flushed to the disk, then renamed. A checkpoint is a dictionary of tensors, numbers and texts;
+nothing else is loaded, so none can run code.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ASCONTrainingLib import checkpoints
-from ASCONTrainingLib.checkpoints import CheckpointError
+import torch
 
 LOG = "log.jsonl"
+
+
+class CheckpointError(RuntimeError):
+    """A file of the training cannot be written or read; the text says which, why, and what to do."""
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """`data` as the file `path`, which holds its old content or all of the new one at any moment, even in a power cut.
+
+    Raises CheckpointError where it cannot be written; the old file is then as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error.strerror or error}). Make room on the disk, or its folder writable."
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """The renaming itself on the disk, where the system can do that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(state: dict[str, Any], *paths: Path) -> None:
+    """A checkpoint, written to each of `paths`; errors as in `write_whole`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    for path in paths:
+        write_whole(path, buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU. Raises CheckpointError where it is missing or damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no checkpoint {path}.") from None
+    except Exception as error:  # torch has no class of its own for damaged files
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}: {reason}). "
+            "Continue from another one: copy best.pt to last.pt, or start again in another folder."
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------------------ log
 
 
 class Clock:
@@ -50,7 +120,7 @@ class RunLog:
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             kept = "".join(line + "\n" for line in lines if _step_of(line) <= step)
-            checkpoints.write_whole(self.path, kept.encode())
+            write_whole(self.path, kept.encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -59,8 +129,9 @@ class RunLog:
             self._writer = SummaryWriter(str(folder), purge_step=step + 1)  # events of steps that come again
 
     def write(self, row: dict[str, Any]) -> None:
-        """One line. Raises CheckpointError where it cannot be written."""
+        """One line; what is not finite is null in it. Raises CheckpointError where it cannot be written."""
         if self.active:
+            row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
             with self._disk(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -80,7 +151,7 @@ class RunLog:
             self.previews.mkdir(exist_ok=True)
             data = io.BytesIO()
             Image.fromarray(row).save(data, "png")
-            checkpoints.write_whole(self.previews / f"{step:07}.png", data.getvalue())
+            write_whole(self.previews / f"{step:07}.png", data.getvalue())
             if self._writer is not None:
                 self._writer.add_image("LDCT, denoised, NDCT, difference", row[None], step)
 
@@ -90,7 +161,7 @@ class RunLog:
                 self._writer.close()
 
     @staticmethod
-    @contextmanager
+    @contextlib.contextmanager
     def _disk(path: Path) -> Iterator[None]:
         try:
             yield
