@@ -386,13 +386,17 @@ def test_split_file_takes_the_place_of_the_published_one(tmp_path):
         ('{"train": ["A"], "test": []}', "no split file"),
         ("not JSON", "no split file"),
         ('["A"]', "no split file"),
-        ('{"train": [], "validation": [], "test": ["A"]}', "no training patient"),
     ],
 )
 def test_wrong_split_file_is_refused(tmp_path, content, message):
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(DataError, match=message):
         read_split(tmp_path / "split.json")
+
+
+def test_a_set_may_be_for_measuring_alone(tmp_path):
+    (tmp_path / "split.json").write_text('{"train": [], "validation": [], "test": ["A"]}')
+    assert read_split(tmp_path / "split.json") == {"train": [], "validation": [], "test": ["A"]}
 
 
 @pytest.mark.parametrize(

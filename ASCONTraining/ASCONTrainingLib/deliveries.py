@@ -184,7 +184,7 @@ def read_split(path: str | Path) -> Split:
     """Read {"train": [...], "validation": [...], "test": [...]} from a JSON file; other keys are remarks.
 
     Raises:
-        DataError: unreadable, lists missing, no training patient, or a patient in two of them.
+        DataError: unreadable, lists missing, or a patient in two of them.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -194,8 +194,6 @@ def read_split(path: str | Path) -> Split:
             f'{path} is no split file: it must be JSON, {{"train": [...], "validation": [...], "test": [...]}} with '
             "the patients of each (lists may be empty)."
         ) from error
-    if not split["train"]:
-        raise DataError(f"{path} names no training patient.")
     check_patients(split, path)
     return split
 
