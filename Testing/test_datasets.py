@@ -19,7 +19,6 @@ from ASCONTrainingLib.datasets import (
     TrainingSet,
     WholeSlices,
     background_cells,
-    noise_factor,
     patch_table,
     read_index,
     scan_fingerprints,
@@ -237,12 +236,6 @@ def test_rectangular_slices_are_only_half_turned(tmp_path):
         seen |= {i for i, way in enumerate(ways) if np.allclose(ndct[0], way, atol=1e-6)}
         assert ndct.shape == (1, 24, 40)
     assert seen == {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize(("dose", "wanted"), [(0.25, 0.25), (0.25, 0.1), (0.1, 0.5), (0.5, 1.0)])
-def test_noise_factor_gives_the_variance_of_the_wanted_dose(dose, wanted):
-    variance = (1 / dose - 1) * noise_factor(dose, wanted) ** 2
-    assert variance == pytest.approx(1 / wanted - 1)
 
 
 def test_doses_scale_the_noise_within_their_bounds(tmp_path):

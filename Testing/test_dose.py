@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ASCONDenoiseLib import dose
-from ASCONDenoiseLib.dose import DoseError, DoseSettings, Kernel, Scanner
+from ASCONDenoiseLib.dose import DoseError, DoseSettings, Kernel, Scanner, noise_factor
 from ASCONDenoiseLib.image_quality import nps
 
 FAST = DoseSettings(views=360, detector_mm=0.7, kernel="standard", photons=2e5)
@@ -278,3 +278,9 @@ def test_a_scan_without_noise_cannot_be_calibrated():
 def test_an_image_that_reaches_the_source_is_refused():
     with pytest.raises(DoseError, match="parallel geometry"):
         dose.simulate(_water(1), (6.0, 6.0, 3.0), FAST)
+
+
+@pytest.mark.parametrize(("dose", "wanted"), [(0.25, 0.25), (0.25, 0.1), (0.1, 0.5), (0.5, 1.0)])
+def test_noise_factor_gives_the_variance_of_the_wanted_dose(dose, wanted):
+    variance = (1 / dose - 1) * noise_factor(dose, wanted) ** 2
+    assert variance == pytest.approx(1 / wanted - 1)

@@ -259,6 +259,14 @@ def simulate(
     return Simulation(out, photons, kernel)
 
 
+def noise_factor(dose: float, wanted: float) -> float:
+    """Factor on the noise of an LDCT simulated at `dose` that gives it the variance of dose `wanted`.
+
+    Inserted noise has the variance 1 / dose - 1 in units of the NDCT's own.
+    """
+    return math.sqrt((1 / wanted - 1) / (1 / dose - 1))
+
+
 def scan(
     voxels_hu: np.ndarray,
     spacing_mm: tuple[float, float, float],

@@ -20,7 +20,7 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 
 from . import image_quality, phantoms
-from .dose import DoseSettings, calibrate, scan, simulate
+from .dose import DoseSettings, calibrate, noise_factor, scan, simulate
 
 Denoise = Callable[[np.ndarray], np.ndarray]
 Spacing = tuple[float, float, float]
@@ -73,8 +73,8 @@ class LesionPoint:
     count: int
     snr: float
     kept: float
-    kept_sd: float
-    """Over realisations and places."""
+    kept_sd: float | None
+    """Over realisations and places; None where there was one."""
 
 
 @dataclass(frozen=True)
@@ -402,7 +402,7 @@ def lesion_points(
         ndct, spacing_mm = pair.ndct_hu[s], pair.spacing_mm
         noise = _noise(ndct, spacing_mm, replace(scanner, seed=settings.seed + 100 + number), rounds)
         for dose in settings.doses:
-            plain = ndct.astype(np.float32) + noise * _noise_factor(min(settings.doses), dose)
+            plain = ndct.astype(np.float32) + noise * noise_factor(min(settings.doses), dose)
             with_lesions, placed = plain.copy(), []
             for k in range(rounds):
                 for i, place in enumerate(places):
@@ -425,7 +425,7 @@ def lesion_points(
             count=len(values),
             snr=kind[1] / math.sqrt(np.mean(variances[kind])),
             kept=float(np.mean(values)),
-            kept_sd=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+            kept_sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
         )
         for kind, values in sorted(kept.items())
     )
@@ -462,10 +462,6 @@ def _noise(ndct: np.ndarray, spacing_mm: Spacing, scanner: DoseSettings, count: 
     return simulate(image, spacing_mm, scanner).voxels - image
 
 
-def _noise_factor(dose: float, wanted: float) -> float:
-    return math.sqrt((1 / wanted - 1) / (1 / dose - 1))
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -492,7 +488,8 @@ def text(safety: Safety) -> str:
     lines.append(f"  pure noise, fixed pattern: {safety.fixed_pattern_hu:.2f} HU")
     for p in safety.lesions:
         kind = f"{p.contrast_hu:g} HU, {p.diameter_mm:g} mm, dose {p.dose:g}"
-        lines.append(f"  lesion of {kind}: SNR {p.snr:.1f}, keeps {p.kept:.1%} (sd {p.kept_sd:.1%}, {p.count} times)")
+        spread = f"{p.count} times" if p.kept_sd is None else f"sd {p.kept_sd:.1%}, {p.count} times"
+        lines.append(f"  lesion of {kind}: SNR {p.snr:.1f}, keeps {p.kept:.1%} ({spread})")
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from ASCONDenoiseLib import hounsfield
+from ASCONDenoiseLib.dose import noise_factor
 
 SPLITS = ("train", "validation", "test")
 
@@ -391,14 +392,6 @@ class TrainingSet:
         if len(sizes) > 1:
             listed = ", ".join(f"{size} in {_count(n, 'volume')}" for size, n in sizes.most_common())
             raise DataError(f"The slices of {folder} differ in size ({listed}): train on patches.")
-
-
-def noise_factor(dose: float, wanted: float) -> float:
-    """Factor on the noise of an LDCT simulated at `dose` that gives it the variance of dose `wanted`.
-
-    Inserted noise has the variance 1 / dose - 1 in units of the NDCT's own.
-    """
-    return float(np.sqrt((1 / wanted - 1) / (1 / dose - 1)))
 
 
 @dataclass(frozen=True)
