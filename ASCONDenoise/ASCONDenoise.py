@@ -13,7 +13,7 @@ from typing import Annotated
 import qt
 import slicer
 import vtk
-from slicer import vtkMRMLScalarVolumeNode
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -27,8 +27,10 @@ from slicer.util import VTKObservationMixin
 
 from ASCONDenoiseLib import hounsfield, models, mrml, steps, suitability, wording
 from ASCONDenoiseLib.panel import sample
+from ASCONDenoiseLib.panel.anatomy import AnatomySection
 from ASCONDenoiseLib.panel.comparison import Comparison, isOurs, registerLayouts
-from ASCONDenoiseLib.panel.installation import ensurePackages, torchInstalled
+from ASCONDenoiseLib.panel.installation import ANATOMY_PACKAGES, ensurePackages, torchInstalled
+from ASCONDenoiseLib.panel.tables import fillTable
 from ASCONDenoiseLib.panel.tasks import Cancelled, Tasks
 
 PRESETS = {"mild": 50, "standard": 75, "strong": 100}
@@ -76,14 +78,18 @@ class ASCONDenoiseParameterNode:
     inputVolume: vtkMRMLScalarVolumeNode  # LDCT
     referenceVolume: vtkMRMLScalarVolumeNode  # NDCT
     outputVolume: vtkMRMLScalarVolumeNode
+    anatomy: vtkMRMLSegmentationNode  # the last that was found
     model: str = ""  # "": the default model
     device: str = "auto"
     strength: Annotated[float, WithinRange(0, 100)] = 75  # percent
     differenceRange: Annotated[float, WithinRange(5, 200)] = 50  # HU
+    clusters: Annotated[int, WithinRange(2, 12)] = 8
+    anatomyOpacity: Annotated[float, WithinRange(0, 100)] = 40  # percent
+    anatomyOutlines: bool = False
 
 
 class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
-    """Denoising, blending, measuring and saving, none of which blocks. Knows no widget."""
+    """Denoising, blending, measuring, clustering and saving, none of which blocks. Knows no widget."""
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
@@ -91,6 +97,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         self.run = None  # the last result, whose strength can still be changed
         self.strength = 1.0
         self.differenceRange = None  # HU; None: no difference is wanted
+        self.points = 2000  # in the scatter plot of the anatomy
         self.onProgress = lambda task, event: None
         self.onEnd = lambda task, result, error: None
         self._difference = None  # its node, which the next run uses again
@@ -168,18 +175,32 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         """Starts the work; the result has the `strength` of the time it ends. onEnd is called with a steps.Run."""
         if reason := self.obstacle(inputVolume, outputVolume, referenceVolume, model):
             raise RuntimeError(reason)
-        database = openDatabase()
         work = steps.denoise(
             inputVolume,
             outputVolume,
             referenceVolume,
-            model=str(models.find_model(model or None)),
-            device=device,
             strength=lambda: self.strength,
-            file_for_instance=database.fileForInstance if database else None,
-            parent=slicer.app.temporaryPath,
+            **self._means(model, device),
         )
         self.tasks.start("denoise", work, [inputVolume, outputVolume])
+
+    def findAnatomy(self, inputVolume, before=None, model="", device="auto", clusters=8) -> None:
+        """Starts the work; onEnd is called with a segmentation node, which takes the place of `before`."""
+        if reason := self.obstacle(inputVolume, model=model):
+            raise RuntimeError(reason)
+        work = steps.anatomy(
+            inputVolume, before, clusters=clusters, points=self.points, translate=_, **self._means(model, device)
+        )
+        self.tasks.start("anatomy", work, [inputVolume])
+
+    def _means(self, model: str, device: str) -> dict:
+        database = openDatabase()
+        return {
+            "model": str(models.find_model(model or None)),
+            "device": device,
+            "file_for_instance": database.fileForInstance if database else None,
+            "parent": slicer.app.temporaryPath,
+        }
 
     def setStrength(self, strength: float) -> None:
         """Strength (0 to 1) of the next result, and of the last one: the slices in sight at once, the rest soon."""
@@ -217,7 +238,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
     def _settle(self) -> None:
         """Does what the last result lacks: its strength, its difference, its numbers."""
         run, tasks = self.run, self.tasks
-        if run is None or self._blendTimer.active or tasks.busy("denoise", "save", "sample"):
+        if run is None or self._blendTimer.active or tasks.busy("denoise", "anatomy", "save", "sample"):
             return
         if tasks.busy("blend") and self._blending == self.strength:
             return
@@ -275,6 +296,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._numbers = []  # rows of the table
         self._warned = None  # what the warning on show is about
         self._comparison = Comparison()
+        self._anatomy = None  # the section of that name
         self._flickerTimer = qt.QTimer()
         VTKObservationMixin.__init__(self)
         ScriptedLoadableModuleWidget.__init__(self, parent)  # the last: without a parent it calls setup
@@ -288,6 +310,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = ASCONDenoiseLogic()
         self.logic.onProgress = self.onProgress
         self.logic.onEnd = self.onTaskEnd
+        self._anatomy = AnatomySection(ui)
         self._flickerTimer.timeout.connect(self.onFlicker)
         for name, percent in PRESETS.items():
             getattr(ui, f"{name}Button").clicked.connect(lambda _on, percent=percent: self.setStrength(percent))
@@ -300,6 +323,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.modelCardButton.toggled.connect(lambda on: ui.modelCardBrowser.setVisible(on))
         ui.advancedCollapsibleButton.contentsCollapsed.connect(self.onAdvancedCollapsed)
         ui.denoiseButton.clicked.connect(self.onDenoiseButton)
+        ui.anatomyButton.clicked.connect(self.onAnatomyButton)
         ui.compareButton.clicked.connect(self.onCompareButton)
         ui.differenceButton.clicked.connect(self.onDifferenceButton)
         ui.differenceSlider.valueChanged.connect(self.onDifferenceRange)
@@ -322,6 +346,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             slicer.app.layoutManager().disconnect("layoutChanged(int)", self.onLayoutChanged)
         self.setParameterNode(None)
         self.removeObservers()
+        self._anatomy.close()
         self._comparison.shareWindow([])
         self.logic.close()
 
@@ -332,7 +357,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self) -> None:
         self.initializeParameterNode()
-        self._resumeCompare()
+        self._resume()
 
     def exit(self) -> None:
         self.ui.flickerButton.checked = False
@@ -347,7 +372,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller=None, event=None) -> None:
-        qt.QTimer.singleShot(0, self._resumeCompare)  # the views come when the whole of the scene is there
+        qt.QTimer.singleShot(0, self._resume)  # the views come when the whole of the scene is there
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, removed) -> None:
@@ -355,6 +380,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node = self._parameterNode
         if node and removed is node.outputVolume:
             node.outputVolume = None
+        elif node and removed is node.anatomy:
+            node.anatomy = None
         elif node and removed is node.referenceVolume:
             node.referenceVolume = None
 
@@ -380,25 +407,22 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _update(self, caller=None, event=None) -> None:
         """Brings everything that connectGui does not bind into line with the parameter node and the logic."""
-        ui, node, busy = self.ui, self._parameterNode, self.logic.tasks.busy("denoise")
+        ui, node = self.ui, self._parameterNode
         self._observe(node.inputVolume if node else None)
         self._warn(node)
+        self._anatomy.show(node.anatomy if node else None)
         if node is None:
-            ui.denoiseButton.enabled = False
+            ui.denoiseButton.enabled = ui.anatomyButton.enabled = False
             return
         self._fillModels()
         self._fillDevices()
         obstacle = self.logic.obstacle(node.inputVolume, node.outputVolume, node.referenceVolume, node.model)
-        if self._installing:
-            obstacle = _("Packages are being installed.")
-        current = self.logic.tasks.current
-        cancelling = busy and current.kind == "denoise" and current.cancelling
-        ui.denoiseButton.text = _("Cancelling...") if cancelling else _("Cancel") if busy else _("Denoise")
-        ui.denoiseButton.enabled = busy or not obstacle
-        ui.denoiseButton.toolTip = (
-            _("Stop; nothing is changed.") if busy else obstacle or _("Take the noise out of the LDCT volume.")
-        )
+        self._offer("denoise", ui.denoiseButton, _("Denoise"), obstacle, _("Take the noise out of the LDCT volume."))
+        obstacle = self.logic.obstacle(node.inputVolume, model=node.model)
+        purpose = _("Cluster the voxels of the LDCT volume by what the model sees in them.")
+        self._offer("anatomy", ui.anatomyButton, _("Find the anatomy"), obstacle, purpose)
         ui.progressBar.visible = self.logic.tasks.busy("denoise", "save")
+        ui.anatomyProgressBar.visible = self.logic.tasks.busy("anatomy")
         both = node.inputVolume is not None and node.outputVolume is not None
         ui.compareButton.enabled = ui.revealSlider.enabled = ui.flickerButton.enabled = both
         ui.differenceButton.enabled = self.logic.run is not None
@@ -415,6 +439,19 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "Write the denoised volume as a derived DICOM series."
         )
         ui.saveDicomButton.enabled = not self._obstacleToSaving()
+
+    def _offer(self, kind: str, button, text: str, obstacle: str, purpose: str) -> None:
+        """A button that starts a task and cancels it while it is under way; its tool tip says why it is disabled."""
+        tasks = self.logic.tasks
+        busy = tasks.busy(kind)
+        if self._installing:
+            obstacle = _("Packages are being installed.")
+        elif tasks.busy("denoise", "anatomy"):
+            obstacle = _("Wait until the other work is done, or cancel it.")
+        cancelling = busy and tasks.current.kind == kind and tasks.current.cancelling
+        button.text = _("Cancelling...") if cancelling else _("Cancel") if busy else text
+        button.enabled = busy or not obstacle
+        button.toolTip = _("Stop; nothing is changed.") if busy else obstacle or purpose
 
     def _observe(self, volume) -> None:
         """The LDCT may get its voxels later than its place in the scene."""
@@ -463,8 +500,10 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.device,
         )
 
-    def _say(self, text: str) -> None:
-        self.ui.statusLabel.text = text
+    def _say(self, text: str, kind: str = "") -> None:
+        """Under the button of a task."""
+        label = self.ui.anatomyStatusLabel if kind == "anatomy" else self.ui.statusLabel
+        label.text = text
 
     def _volumes(self) -> dict:
         """What there is to compare, by the name of its view."""
@@ -516,50 +555,70 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # Denoising
 
     def onDenoiseButton(self) -> None:
-        node = self._parameterNode
-        if self.logic.tasks.busy("denoise"):
-            if self.logic.tasks.current.kind != "denoise":  # it waits for its turn, and will never begin
-                self._say(_("Cancelled. Nothing was changed."))
+        def start(node) -> None:
+            self.logic.denoise(node.inputVolume, node.outputVolume, node.referenceVolume, node.model, node.device)
+
+        self._startOrCancel("denoise", start, _("Denoising {name}..."))
+
+    def onAnatomyButton(self) -> None:
+        def start(node) -> None:
+            self.logic.findAnatomy(node.inputVolume, node.anatomy, node.model, node.device, node.clusters)
+
+        self._startOrCancel("anatomy", start, _("Looking at {name}..."), ANATOMY_PACKAGES)
+
+    def _startOrCancel(self, kind: str, start, words: str, packages=()) -> None:
+        if self.logic.tasks.busy(kind):
+            if self.logic.tasks.current.kind != kind:  # it waits for its turn, and will never begin
+                self._say(_("Cancelled. Nothing was changed."), kind)
             self.logic.cancel(_("Cancelled."))
             self._update()
             return
+        node, bar = self._parameterNode, self._bar(kind)
         self._installing = True
         self._update()
         try:
-            if ensurePackages():
+            if ensurePackages(packages):
                 self.logic.tasks.worker.stop("")  # the next one sees what was installed
-            self._say(_("Denoising {name}...").format(name=node.inputVolume.GetName()))
-            self.ui.progressBar.setRange(0, 0)
-            self.ui.progressBar.format = _("handing the voxels over")
-            self.logic.denoise(node.inputVolume, node.outputVolume, node.referenceVolume, node.model, node.device)
+            self._say(words.format(name=node.inputVolume.GetName()), kind)
+            bar.setRange(0, 0)
+            bar.format = _("handing the voxels over")
+            start(node)
         except (RuntimeError, ValueError) as error:
-            self._say(str(error))
+            self._say(str(error), kind)
         finally:
             self._installing = False
             self._update()
 
+    def _bar(self, kind: str):
+        return self.ui.anatomyProgressBar if kind == "anatomy" else self.ui.progressBar
+
     def onProgress(self, task, event: dict) -> None:
-        text = wording.progress(event, _)
-        if task.kind not in ("denoise", "save") or not text:
+        text = wording.progress(event, _, slices=task.kind != "anatomy")
+        if task.kind not in ("denoise", "anatomy", "save") or not text:
             return
+        bar = self._bar(task.kind)
         if event["event"] == "progress":
-            self.ui.progressBar.setRange(0, event["total"])
-            self.ui.progressBar.value = event["done"]
-        self.ui.progressBar.format = text
+            bar.setRange(0, event["total"])
+            bar.value = event["done"]
+        bar.format = text
 
     def onTaskEnd(self, task, result, error) -> None:
         if error is not None:
             if task.kind == "measure" and not task.cancelling:
                 self._showNumbers([], str(error))
-            elif task.kind in ("denoise", "save") or not task.cancelling:
-                self._say(
-                    _("{reason} Nothing was changed.").format(reason=error) if task.kind == "denoise" else str(error)
-                )
+            elif task.kind in ("denoise", "anatomy"):
+                self._say(_("{reason} Nothing was changed.").format(reason=error), task.kind)
+            elif task.kind == "save" or not task.cancelling:
+                self._say(str(error))
         elif task.kind == "denoise":
             self._parameterNode.outputVolume = result.output
             self._showResult()
             self._say(wording.outcome(result.facts, result.strength, _))
             self._showNumbers([], _("Measuring..."))
+        elif task.kind == "anatomy":
+            self._parameterNode.anatomy = result
+            self._anatomy.refresh()  # it may be the node that it was
+            self._say(_("Done. Names are suggestions, from the HU of most of a cluster's voxels."), task.kind)
         elif task.kind == "blend":
             self._say(wording.outcome(result.facts, result.strength, _))
         elif task.kind == "difference":
@@ -597,8 +656,12 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._shareWindow()
         self.onReveal()
 
-    def _resumeCompare(self) -> None:
-        """A scene that was saved side by side is that again."""
+    def _resume(self) -> None:
+        """A scene that was saved side by side, or with an anatomy, is that again."""
+        if self._parameterNode is None:  # closed in the meantime
+            return
+        self._anatomy.refresh()
+        self._anatomy.onLayoutChanged()
         manager = slicer.app.layoutManager()
         resumed = manager is not None and isOurs(manager.layout) and not self._comparison.volumes
         if resumed and {"LDCT", "denoised"} <= self._volumes().keys():
@@ -611,6 +674,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onLayoutChanged(self, layout: int) -> None:
         """The user may choose other views with Slicer's own buttons."""
+        self._anatomy.onLayoutChanged()
         if self._comparison.volumes and not isOurs(layout):
             self._leaveCompare()
 
@@ -649,27 +713,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _showNumbers(self, rows: list, note: str) -> None:
         """Fills the table; the first row holds the titles."""
         self._numbers = rows
-        table = self.ui.numbersTable
-        table.visible = bool(rows)
-        if rows:
-            table.setRowCount(len(rows) - 1)
-            table.setColumnCount(len(rows[0]))
-            table.setHorizontalHeaderLabels(list(rows[0]))
-            for r, row in enumerate(rows[1:]):
-                for c, text in enumerate(row):
-                    table.setItem(r, c, qt.QTableWidgetItem(text))
-            table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-            table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
-            qt.QTimer.singleShot(0, self._fitTable)  # when the columns have their widths
+        fillTable(self.ui.numbersTable, rows)
         self.ui.numbersLabel.text = note
-
-    def _fitTable(self) -> None:
-        """All rows in sight: the panel scrolls, not the table in it."""
-        if self._parameterNode is None:  # closed in the meantime
-            return
-        table = self.ui.numbersTable
-        table.resizeRowsToContents()
-        table.setFixedHeight(table.verticalHeader().length() + table.horizontalHeader().height + 4)
 
     def onCopyNumbers(self) -> None:
         slicer.app.clipboard().setText(mrml.rows_as_text(self._numbers))
@@ -686,7 +731,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return _("Denoise a volume first.")
         if not mrml.instance_uids(node.inputVolume) or openDatabase() is None:
             return _("The LDCT was not loaded from the DICOM database, so there is no series to derive one from.")
-        return _("Wait until the volume is done.") if self.logic.tasks.busy("denoise", "blend", "save") else ""
+        busy = self.logic.tasks.busy("denoise", "anatomy", "blend", "save")
+        return _("Wait until the work is done.") if busy else ""
 
     def onSaveDicomButton(self) -> None:
         parent = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder for the new DICOM series"))

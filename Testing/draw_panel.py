@@ -65,6 +65,19 @@ def draw(path: Path, credit: str) -> None:
     canvas.quantize(256).save(path, optimize=True)
 
 
+def pick_in_the_plot(segmentation) -> None:
+    """Selects a point of the sixth cluster, as a click on it does."""
+    from vtk.util import numpy_support
+
+    table = segmentation.GetNodeReference("ASCON.Points").GetTable()
+    labels = numpy_support.vtk_to_numpy(table.GetColumnByName("cluster"))
+    rows = (labels == 6).nonzero()[0]
+    chart = slicer.app.layoutManager().plotWidget(0).plotView().chart()
+    selection = numpy_support.numpy_to_vtkIdTypeArray(rows[len(rows) // 2 :][:1].astype("int64"), deep=True)
+    chart.GetPlot(5).SetSelection(selection)
+    chart.InvokeEvent("SelectionChangedEvent")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -105,6 +118,19 @@ def main() -> None:
     panel.ui.advancedCollapsibleButton.collapsed = False
     settle(3)
     draw(arguments.folder / "panel-difference.png", credit)
+
+    panel.ui.differenceButton.click()
+    panel.ui.compareButton.click()
+    for name in ("inputs", "advanced", "compare", "numbers"):
+        getattr(panel.ui, f"{name}CollapsibleButton").collapsed = True
+    panel.ui.anatomyCollapsibleButton.collapsed = False
+    panel.ui.anatomyButton.click()
+    panel.logic.wait()
+    panel.ui.plotButton.click()
+    slicer.app.processEvents()
+    pick_in_the_plot(panel._parameterNode.anatomy)
+    settle(3)
+    draw(arguments.folder / "panel-anatomy.png", credit)
     panel.cleanup()
 
 

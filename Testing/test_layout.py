@@ -19,8 +19,8 @@ MODULES = ("ASCONDenoise", "ASCONTraining")
 SLICER_PACKAGES = {"slicer", "qt", "ctk", "vtk", "mrml"}
 MAY_USE_TORCH = {"inference.py", "models.py", "dose.py", "safety.py", "worker.py", "model_commands.py"}
 """Files of ASCONDenoiseLib that may import torch, inside functions at least; networks/ besides."""
-QT_SIDE = ("mrml.py", "panel")
-"""File and folder of ASCONDenoiseLib that may import Slicer; the module's own file besides."""
+QT_SIDE = ("mrml.py", "anatomy_nodes.py", "panel")
+"""Files and folder of ASCONDenoiseLib that may import Slicer; the module's own file besides."""
 NOT_OURS = {".git", ".venv", "__pycache__", "build", "dist", "demo-output", "runs", ".pytest_cache", ".ruff_cache"}
 
 

@@ -643,6 +643,48 @@ def test_slice_views_show_the_scene() -> None:
     assert slicer.mrmlScene.GetSubjectHierarchyNode().GetItemByDataNode(node)
 
 
+def test_plot_views_show_a_chart_and_say_what_is_selected() -> None:
+    """Real charts: rows of points that are not numbers are neither drawn nor selected."""
+    import numpy as np
+    import vtk
+    from vtk.util import numpy_support
+
+    xy = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    xy[::2, 1] = np.nan
+    table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "points")
+    for column, name in zip(xy.T, "xy", strict=True):
+        values = numpy_support.numpy_to_vtk(column, deep=True)
+        values.SetName(name)
+        table.AddColumn(values)
+    series = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", "some")
+    series.SetAndObserveTableNodeID(table.GetID())
+    series.SetXColumnName("x")
+    series.SetYColumnName("y")
+    series.SetPlotType(series.PlotTypeScatter)
+    series.SetLineStyle(series.LineStyleNone)
+    chart_node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", "chart")
+    chart_node.AddAndObservePlotSeriesNodeID(series.GetID())
+    manager = slicer.app.layoutManager()
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    slicer.modules.plots.logic().ShowChartInLayout(chart_node)
+    assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView
+    view = manager.plotWidget(0).plotView()
+    assert manager.plotWidget(manager.plotViewCount) is None
+    said = []
+    view.connect("dataSelected(vtkStringArray*, vtkCollection*)", lambda ids, rows: said.append((ids, rows)))
+    view.chart().GetPlot(0).Update()  # as when it is drawn
+    view.chart().GetPlot(0).SelectPoints(vtk.vtkVector2f(-1, -1), vtk.vtkVector2f(1, 1))
+    view.chart().InvokeEvent("SelectionChangedEvent")
+    ((ids, rows),) = said
+    assert [ids.GetValue(i) for i in range(ids.GetNumberOfValues())] == [series.GetID()]
+    chosen = numpy_support.vtk_to_numpy(rows.GetItemAsObject(0))
+    assert chosen.tolist() == np.flatnonzero((abs(xy) <= 1).all(axis=1)).tolist()
+    assert len(chosen) > 5
+    slicer.mrmlScene.RemoveNode(series)
+    assert view.chart().GetNumberOfPlots() == 0
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+
 def test_a_cleared_scene_has_a_subject_hierarchy_again() -> None:
     for _again in range(2):
         node = a_volume()

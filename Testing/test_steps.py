@@ -107,3 +107,60 @@ def test_new_folder_has_a_name_every_system_takes(tmp_path):
     first.mkdir()
     assert steps.new_folder(str(tmp_path), 'a/b: "c"? ').name == "a_b_ _c__ 1"
     assert steps.new_folder(str(tmp_path), "...").name == "denoised"
+
+
+def clustering(volume, parent, before=None):
+    means = {"model": "m", "device": "cpu", "file_for_instance": None, "parent": str(parent)}
+    return steps.anatomy(volume, before, clusters=2, points=100, **means)
+
+
+def cluster_facts():
+    names = ("volume_ml", "mean_before_hu", "sd_before_hu", "mean_after_hu", "sd_after_hu", "noise_removed_hu")
+    numbers = dict.fromkeys(names, 1.0)
+    clusters = [{"label": n, "reading": "fat", "colour": [255, 51 * n, 0], **numbers} for n in (1, 2)]
+    return FACTS | {"clusters": clusters, "separation": None, "fit_slices": 4}
+
+
+def answer_clusters(job, labels):
+    np.save(job["output"], labels)
+    ijk = np.argwhere(labels)[:, ::-1][:20]
+    values = labels[tuple(ijk.T[::-1])]
+    np.savez(job["points_output"], ijk=ijk, labels=values, hu=values.astype(np.int16), xy=ijk[:, :2].astype(np.float32))
+
+
+def test_anatomy(a_scene, a_volume, tmp_path):
+    from ASCONDenoiseLib import anatomy_nodes, mrml
+
+    work = clustering(a_volume, tmp_path)
+    job = run_to_job(work)
+    np.testing.assert_array_equal(np.load(job["input"]), mrml.volume_array(a_volume))
+    assert (job["command"], job["clusters"], job["points"]) == ("cluster", 2, 100)
+    assert job["spacing_mm"] == mrml.spacing_mm(a_volume)
+    labels = np.random.default_rng(1).integers(0, 3, (5, 6, 7)).astype(np.uint8)
+    answer_clusters(job, labels)
+    segmentation = finish(work, cluster_facts())
+    image = segmentation.GetSegmentation().GetNthSegment(1).GetRepresentation(anatomy_nodes.LABELMAP)
+    np.testing.assert_array_equal(mrml.image_array(image), labels)
+    assert not list(tmp_path.iterdir())
+    work = clustering(a_volume, tmp_path, before=segmentation)
+    answer_clusters(run_to_job(work), labels)
+    assert finish(work, cluster_facts()) is segmentation
+
+
+@pytest.mark.parametrize("when", ["before it begins", "while copying", "while the worker works", "at the end"])
+def test_cancelled_anatomy_leaves_nothing(a_scene, a_volume, tmp_path, monkeypatch, when):
+    monkeypatch.setattr("ASCONDenoiseLib.mrml.write_in_pieces.__kwdefaults__", {"budget_s": 0.0})
+    work = clustering(a_volume, tmp_path)
+    before = a_scene.GetNumberOfNodes()
+    if when == "while copying":
+        next(work)
+    elif when != "before it begins":
+        job = run_to_job(work)
+        if when == "at the end":
+            answer_clusters(job, np.ones((5, 6, 7), np.uint8))
+            monkeypatch.setattr("ASCONDenoiseLib.mrml.copy_in_pieces.__kwdefaults__", {"budget_s": 0.0})
+            work.send(cluster_facts())
+    with pytest.raises(KeyboardInterrupt):
+        work.throw(KeyboardInterrupt)
+    assert not list(tmp_path.iterdir())
+    assert a_scene.GetNumberOfNodes() == before

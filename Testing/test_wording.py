@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ASCONDenoiseLib import wording
+from ASCONDenoiseLib.clustering import READINGS_HU
 from ASCONDenoiseLib.models import ModelCard
 
 
@@ -16,11 +17,58 @@ from ASCONDenoiseLib.models import ModelCard
         ({"event": "progress", "done": 2, "total": 300, "seconds_left": 600.0}, "slice 2 of 300, 10 min left"),
         ({"event": "stage", "stage": "torch"}, "starting PyTorch"),
         ({"event": "stage", "stage": "model"}, "loading the model"),
+        ({"event": "stage", "stage": "embedding"}, "laying out the t-SNE plot"),
         ({"event": "started", "device": "cpu"}, ""),
     ],
 )
 def test_progress(event, text):
     assert wording.progress(event) == text
+
+
+def test_progress_of_what_are_not_only_slices():
+    event = {"event": "progress", "done": 300, "total": 328, "seconds_left": 9.6}
+    assert wording.progress(event, slices=False) == "step 300 of 328, 10 s left"
+
+
+CLUSTER = {
+    "label": 3,
+    "reading": "mixed: fat, soft tissue",
+    "colour": (1, 2, 3),
+    "voxels": 1000,
+    "volume_ml": 12.345,
+    "mean_before_hu": -12.6,
+    "sd_before_hu": 31.4,
+    "mean_after_hu": -12.4,
+    "sd_after_hu": 20.6,
+    "noise_removed_hu": 18.25,
+}
+
+
+def test_a_cluster_is_a_row_and_a_suggested_name():
+    header, row = wording.cluster_rows([CLUSTER])
+    assert row == ("3 mixed: fat, soft tissue", "12.3", "-13 ± 31", "-12 ± 21", "18.2")
+    assert len(header) == len(row) and "uggested" in header[0]
+    assert wording.segment_name(CLUSTER) == "3 mixed: fat, soft tissue (suggested)"
+
+
+def test_every_reading_passes_through_the_translator():
+    said = []
+
+    def translate(text):
+        said.append(text)
+        return text.upper() if "{" not in text else text
+
+    for name in READINGS_HU:
+        assert wording.reading(name, translate) == name.upper()
+    assert wording.reading("mixed: air, edge of lung or gas", translate) == "mixed: AIR, EDGE OF LUNG OR GAS"
+    assert "mixed: {names}" in said
+
+
+def test_how_well_clusters_part():
+    numbers = {"silhouette": 0.314159, "davies_bouldin": 1.2, "intra_inter": 0.456}
+    text = wording.separation(numbers)
+    assert "Silhouette 0.31" in text and "Davies-Bouldin 1.20" in text and "intra/inter 0.46" in text
+    assert wording.separation(None) == "There is one cluster only."
 
 
 def test_outcome_ends_with_model_device_time_and_strength():

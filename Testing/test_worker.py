@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,9 @@ import torch
 from dicom_fixtures import make_ct_series, some_voxels
 
 from ASCONDenoiseLib import __version__, inference, metrics, models
+from ASCONDenoiseLib.anatomy import EMBEDDING_STEPS, cluster_volume
 from ASCONDenoiseLib.blending import blend
+from ASCONDenoiseLib.clustering import ClusterSettings
 from ASCONDenoiseLib.dicom import read_series
 from ASCONDenoiseLib.dose import DoseSettings, scan, simulate
 from ASCONDenoiseLib.image_quality import quality
@@ -505,6 +508,94 @@ def test_a_model_that_goes_or_changes_while_it_is_warm_is_noticed(a_worker, tmp_
     a_worker.send("denoise", **request)
     said = a_worker.until(*LAST)
     assert said[0]["stage"] == "model" and said[-1]["model"]["sha256"] == sha256
+
+
+# ---- clusters
+
+
+@pytest.fixture
+def a_body() -> np.ndarray:
+    """Soft tissue with fat and bone in air, noisy, 5 slices of 56 x 48."""
+    hu = np.full((5, 56, 48), -1000.0)
+    hu[:, 6:50, 6:42] = -100
+    hu[:, 12:44, 10:38] = 45
+    hu[:, 20:28, 16:24] = 600
+    return np.rint(hu + np.random.default_rng(5).normal(0, 15, hu.shape)).astype(np.int16)
+
+
+def cluster_request(folder: Path, voxels: np.ndarray, model: str, **more: Any) -> dict:
+    files = {"output": str(folder / "labels.npy"), "points_output": str(folder / "points.npz")}
+    scan = {"input": saved(folder, voxels), "spacing_mm": [1.5, 1.5, 3.0], "model": model, "device": "cpu"}
+    return {**files, **scan, "clusters": 3, "points": 120, **more}
+
+
+def test_clusters_are_those_of_the_function(a_worker, a_model, tmp_path, a_body):
+    job = a_worker.send("cluster", **cluster_request(tmp_path, a_body, a_model[0], seed=4))
+    said = a_worker.until(*LAST)
+    answer = said[-1]
+    assert (answer["id"], answer["event"]) == (job, "result"), answer
+    settings = ClusterSettings(3, 120, 4)
+    expected = cluster_volume(a_body, a_model[1], settings, spacing_mm=(1.5, 1.5, 3.0), device="cpu")
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), expected.labels)
+    with np.load(tmp_path / "points.npz") as points:
+        assert sorted(points) == ["hu", "ijk", "labels", "xy"]
+        for name, values in vars(expected.points).items():
+            np.testing.assert_array_equal(points[name], values)
+    as_json = json.loads(json.dumps([asdict(cluster) for cluster in expected.clusters]))
+    assert answer["clusters"] == as_json and len(as_json) == 3
+    assert answer["separation"] == asdict(expected.separation)
+    assert (answer["device"], answer["precision"]) == (expected.device, expected.precision)
+    assert answer["model"]["name"] == models.load_card(Path(a_model[0])).name and answer["fit_slices"] == 4
+    events = [line["event"] if line["event"] != "stage" else line["stage"] for line in said]
+    progress = [line for line in said if line["event"] == "progress"]
+    assert events.index("started") < events.index("progress") < events.index("embedding") < events.index("result")
+    assert {line["total"] for line in progress} == {4 + 5 + EMBEDDING_STEPS} and progress[-1]["done"] == 13
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"clusters": 1}, "2 to 12 clusters; got 1"),
+        ({"clusters": 2.5}, "whole number"),
+        ({"points": 5}, "100 to 10000 points"),
+        ({"spacing_mm": [1, 1]}, "three positive numbers"),
+        ({"points_output": None}, '"points_output"'),
+        ({"input": "air"}, "as many voxels of the body"),
+        ({"model": "slow"}, "has no features to look at"),
+    ],
+)
+def test_what_cannot_be_clustered_is_a_sentence(a_worker, a_model, tmp_path, monkeypatch, a_body, values, words):
+    if values.get("input") == "air":
+        values = {"input": saved(tmp_path, np.full_like(a_body, -1000), "air")}
+    if values.get("model") == "slow":
+        values = {"model": a_slow_model(tmp_path, monkeypatch)}
+    message = a_worker.error("cluster", **cluster_request(tmp_path, a_body, a_model[0]) | values)
+    assert words in message and message.endswith(".")
+    assert not (tmp_path / "labels.npy").exists() and not (tmp_path / "points.npz").exists()
+
+
+def test_without_scikit_learn_clustering_says_so_before_the_network_works(a_model, tmp_path, a_body):
+    child = Child(tmp_path, "sys.modules.update(sklearn=None)")
+    assert child.next()["event"] == "ready"
+    child.send("cluster", **cluster_request(tmp_path, a_body, a_model[0]))
+    said = child.until(*LAST)
+    child.close()
+    assert "The Python package scikit-learn is missing." in said[-1]["message"]
+    assert not [line for line in said if line["event"] in ("started", "progress")]
+
+
+@pytest.mark.parametrize("when", ["progress", "embedding"])
+def test_clustering_is_cancelled_at_once_and_leaves_nothing(a_worker, a_model, tmp_path, a_body, when):
+    many = np.concatenate([a_body] * 6)
+    job = a_worker.send("cluster", **cluster_request(tmp_path, many, a_model[0], points=2000))
+    while when not in (line := a_worker.next()).values():
+        assert line["event"] not in LAST, line
+    started = time.monotonic()
+    a_worker.write(json.dumps({"command": "cancel", "job": job}).encode())
+    assert a_worker.until(*LAST)[-1] == {"id": job, "event": "cancelled"}
+    assert time.monotonic() - started < 0.5  # one slice, or t-SNE's poll
+    assert not (tmp_path / "labels.npy").exists() and not (tmp_path / "points.npz").exists()
+    assert a_worker.result("info")["version"] == __version__  # it does not wait for t-SNE's thread
 
 
 # ---- cancelling

@@ -1,7 +1,8 @@
 """Nodes of Slicer's scene <-> arrays, and what of the panel's work needs the scene but no window.
 
-The only file of this package that imports slicer. It takes nodes or a scene, never the application's own scene, and it
-knows no Qt. Arrays are (S, H, W) in HU and share the memory of their node: no copies are made unless the name says so.
+Only this file, anatomy_nodes.py and the folder panel import slicer. It takes nodes or a scene, never the application's
+own scene, and it knows no Qt. Arrays are (S, H, W) in HU and share the memory of their node: no copies are made unless
+the name says so.
 
 What touches every slice is a generator that works for `budget_s` and then yields the number of slices done; between
 two steps the application lives. For a timer: `next(work)` in each tick, until StopIteration.
@@ -252,7 +253,7 @@ def new_volume_like(
     node.SetAndObserveImageData(image)
     scene.AddNode(node)
     node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
-    _place_beside(scene, source, node)
+    place_beside(scene, source, node)
     return node
 
 
@@ -317,8 +318,8 @@ def _copy_display(source: slicer.vtkMRMLScalarVolumeNode, target: slicer.vtkMRML
     _set_window(target, window_hu)
 
 
-def _place_beside(
-    scene: slicer.vtkMRMLScene, source: slicer.vtkMRMLScalarVolumeNode, node: slicer.vtkMRMLScalarVolumeNode
+def place_beside(
+    scene: slicer.vtkMRMLScene, source: slicer.vtkMRMLScalarVolumeNode, node: slicer.vtkMRMLDisplayableNode
 ) -> None:
     """Moves the node's item in the subject hierarchy behind the source's, where the scene has a hierarchy."""
     hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")

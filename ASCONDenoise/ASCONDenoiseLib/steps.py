@@ -102,11 +102,7 @@ def denoise(
     with private_folder(parent, keep=True) as folder:
         run = Run(folder, source, reference, output)
         voxels = mrml.volume_array(source)
-        padding_hu = None
-        if mrml.instance_uids(source):
-            yield from _imported(f"{__package__}.dicom")
-            padding_hu = mrml.padding_hu(source, file_for_instance)
-        yield from mrml.write_in_pieces(voxels, run.file("ldct"))
+        padding_hu = yield from _handed_over(source, run.file("ldct"), file_for_instance)
         run.facts = yield {
             "command": "denoise",
             "input": run.file("ldct"),
@@ -128,6 +124,18 @@ def denoise(
             mrml.make_like(output, source, image)
         mrml.set_provenance(run.output, source, {**run.facts, "strength": run.strength})
     return run
+
+
+def _handed_over(source: Any, file: str, file_for_instance: Callable[[str], str] | None) -> Steps:
+    """Writes a volume node's voxels for the worker; returns its padding in HU, or None."""
+    from . import mrml
+
+    padding_hu = None
+    if mrml.instance_uids(source):
+        yield from _imported(f"{__package__}.dicom")
+        padding_hu = mrml.padding_hu(source, file_for_instance)
+    yield from mrml.write_in_pieces(mrml.volume_array(source), file)
+    return padding_hu
 
 
 def _imported(module: str) -> Steps:
@@ -217,6 +225,52 @@ def measure(run: Run) -> Steps:
     }
     run.measured = run.strength
     return measured | {"strength": run.strength}
+
+
+def anatomy(
+    source: Any,
+    before: Any,
+    *,
+    model: str,
+    device: str,
+    clusters: int,
+    points: int,
+    file_for_instance: Callable[[str], str] | None,
+    parent: str,
+    translate: Callable[[str], str] = str,
+) -> Steps:
+    """Clusters the volume node `source` by a model's features; returns the segmentation node, whose table and chart
+    `anatomy_nodes` finds. All nodes appear at the end.
+
+    Args:
+        before: the segmentation of an earlier time or None; where it is of the same volume, it becomes the new one.
+        points: in the scatter plot.
+        file_for_instance, parent: as in `denoise`.
+    """
+    from . import anatomy_nodes, mrml
+
+    with private_folder(parent) as folder:
+        files = {name: str(folder / name) for name in ("ldct.npy", "labels.npy", "points.npz")}
+        padding_hu = yield from _handed_over(source, files["ldct.npy"], file_for_instance)
+        facts = yield {
+            "command": "cluster",
+            "input": files["ldct.npy"],
+            "output": files["labels.npy"],
+            "points_output": files["points.npz"],
+            "spacing_mm": mrml.spacing_mm(source),
+            "model": model,
+            "device": device,
+            "padding_hu": padding_hu,
+            "clusters": clusters,
+            "points": points,
+        }
+        image = anatomy_nodes.new_label_image(source)
+        yield from mrml.copy_in_pieces(np.load(files["labels.npy"], mmap_mode="r"), mrml.image_array(image))
+        with np.load(files["points.npz"]) as arrays:
+            sample_points = dict(arrays)
+    if before is not None and (before.GetScene() is None or anatomy_nodes.volume_of(before) is not source):
+        before = None
+    return anatomy_nodes.show_anatomy(source, image, facts, sample_points, before, translate)
 
 
 def save_dicom(volume: Any, files: list[str], folder: str, *, parent: str) -> Steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .models import ModelCard
@@ -21,14 +21,23 @@ def remaining(seconds: float | None, _: Translate = str) -> str:
     return _("{minutes} min left").format(minutes=round(seconds / 60))
 
 
-def progress(event: Mapping[str, Any], _: Translate = str) -> str:
-    """Of the worker's events: "slice 120 of 300, 4 s left"; for what comes before the first slice, a few words."""
+def progress(event: Mapping[str, Any], _: Translate = str, *, slices: bool = True) -> str:
+    """Of the worker's events: "slice 120 of 300, 4 s left"; for what takes long besides, a few words.
+
+    Not `slices`: "step 120 of 328, 4 s left", where the worker counts other things, too.
+    """
     if event["event"] == "stage":
-        return {"torch": _("starting PyTorch"), "model": _("loading the model")}.get(event["stage"], "")
+        stages = {
+            "torch": _("starting PyTorch"),
+            "model": _("loading the model"),
+            "embedding": _("laying out the t-SNE plot"),
+        }
+        return stages.get(event["stage"], "")
     if event["event"] != "progress":
         return ""
-    slices = _("slice {done} of {total}").format(done=event["done"], total=event["total"])
-    return ", ".join(part for part in (slices, remaining(event["seconds_left"], _)) if part)
+    template = _("slice {done} of {total}") if slices else _("step {done} of {total}")
+    done = template.format(done=event["done"], total=event["total"])
+    return ", ".join(part for part in (done, remaining(event["seconds_left"], _)) if part)
 
 
 def outcome(facts: Mapping[str, Any], strength: float, _: Translate = str) -> str:
@@ -45,6 +54,48 @@ def outcome(facts: Mapping[str, Any], strength: float, _: Translate = str) -> st
         percent=f"{100 * strength:.0f}",
     )
     return notes + _("Done: {how}").format(how=how)
+
+
+def reading(suggested: str, _: Translate = str) -> str:
+    """What a cluster is suggested to be, a text of `clustering.suggested_reading`."""
+    names = {
+        "air": _("air"),
+        "lung": _("lung"),
+        "edge of lung or gas": _("edge of lung or gas"),
+        "fat": _("fat"),
+        "fluid or edge of fat": _("fluid or edge of fat"),
+        "soft tissue": _("soft tissue"),
+        "contrast or spongy bone": _("contrast or spongy bone"),
+        "bone": _("bone"),
+    }
+    parts = [names.get(name, name) for name in suggested.removeprefix("mixed: ").split(", ")]
+    return (_("mixed: {names}") if suggested.startswith("mixed: ") else "{names}").format(names=", ".join(parts))
+
+
+def segment_name(cluster: Mapping[str, Any], _: Translate = str) -> str:
+    """ "4 fat (suggested)" """
+    return _("{number} {reading} (suggested)").format(number=cluster["label"], reading=reading(cluster["reading"], _))
+
+
+def cluster_rows(clusters: Sequence[Mapping[str, Any]], _: Translate = str) -> list[tuple[str, ...]]:
+    """The worker's clusters as rows of text, the header first. Mean ± standard deviation, over each cluster."""
+    rows = [(_("Suggested"), _("ml"), _("Before [HU]"), _("After [HU]"), _("Removed [HU]"))]
+    for c in clusters:
+        name = f"{c['label']} {reading(c['reading'], _)}"
+        hu = [f"{c[f'mean_{when}_hu']:.0f} ± {c[f'sd_{when}_hu']:.0f}" for when in ("before", "after")]
+        rows.append((name, f"{c['volume_ml']:.1f}", *hu, f"{c['noise_removed_hu']:.1f}"))
+    return rows
+
+
+def separation(numbers: Mapping[str, float] | None, _: Translate = str) -> str:
+    """How well the clusters part, as a sentence; the text for one cluster only where there are no numbers."""
+    if numbers is None:
+        return _("There is one cluster only.")
+    text = _(
+        "Silhouette {silhouette} (higher is better), Davies-Bouldin {davies_bouldin} and intra/inter {intra_inter} "
+        "(lower is better)."
+    )
+    return text.format(**{name: f"{value:.2f}" for name, value in numbers.items()})
 
 
 def card_html(card: ModelCard, _: Translate = str) -> str:
@@ -82,7 +133,7 @@ def installation_failure(text: str, _: Translate = str) -> str:
     reasons = [
         (
             r"declined",
-            _("The packages were not installed, and denoising needs them. Click Denoise to be asked again."),
+            _("The packages were not installed, and ASCON needs them. Click again to be asked again."),
         ),
         (
             r"WinError 206|too long|MAX_PATH",

@@ -14,6 +14,8 @@ Numbers may be null or left out where a default is given.
 
   denoise   input, output, model=null (name or path; null: default), device="auto", strength=1, padding_hu=null,
             batch=null, first=[] (slices to do before the others, e.g. those on show)
+  cluster   input, output (labels, uint8), points_output (.npz), spacing_mm=[x,y,z], model=null, device="auto",
+            padding_hu=null, batch=null, clusters=8, points=2000, seed=0      also needs scikit-learn
   blend     input, denoised, output, strength          no torch needed
   measure   input, denoised, spacing_mm=[x,y,z], reference=null     no torch needed
   simulate  input, output, spacing_mm, dose=0.25, padding_hu=null, device="auto", seed=1, photons=null,
@@ -27,11 +29,15 @@ Numbers may be null or left out where a default is given.
 
 ANSWERS to a job, each with its id; the last is one of result, cancelled and error:
   {"event": "stage", "stage": "torch" | "model"}       what takes long before it starts; left out where it is warm
+  {"event": "stage", "stage": "embedding"}             cluster: all slices are done, t-SNE begins
   {"event": "started", "device": "cuda:0 NVIDIA H100"}   device: jobs that use torch
   {"event": "progress", "done": 3, "total": 300, "seconds_left": 4.2}   at most ten a second; seconds_left may be null
   {"event": "first_done", "slices": [150]}             denoise: these are in the output now, and may be shown
   {"event": "result", "times": {"total": ..., "torch"?: , "model"?: , "work": ...}, ...}, and of
     denoise   device, precision, strength, seconds, notes: [sentence], model: {"name", "version", "sha256", "path"}
+    cluster   clusters: [`anatomy.Cluster` as a dict], separation: `clustering.Separation` as a dict or null,
+              fit_slices, device, precision, seconds, notes, model; points_output holds ijk, labels, hu and xy of
+              `anatomy.Points`. Its progress counts slices of both passes, and a few more for t-SNE.
     blend     strength
     measure   quality: `image_quality.Quality` as a dict; metrics: [{"name": "LDCT" | "denoised", "scale", "window_hu",
               "mean": {"psnr_db", "ssim", "rmse", "rmse_hu"}, "sd": likewise}], empty without a reference; notes;
@@ -414,7 +420,8 @@ def _sentence(error: Exception) -> tuple[str, bool]:
     if isinstance(error, MemoryError):
         return "There is not enough memory. Close other programs, or use a machine with more memory.", True
     if isinstance(error, ModuleNotFoundError):
-        return f"The Python package {error.name} is missing. Install ASCON's packages from its panel, then retry.", True
+        name = {"sklearn": "scikit-learn", "skimage": "scikit-image"}.get(error.name, error.name)
+        return f"The Python package {name} is missing. Install ASCON's packages from its panel, then retry.", True
     if isinstance(error, ImportError):
         return f"A Python package cannot be loaded ({_first_line(error)}). Reinstall it, then restart Slicer.", True
     if isinstance(error, JobError | ValueError):  # those of the other files are sentences
@@ -481,6 +488,63 @@ def _denoise(worker: Worker, job: Job) -> dict[str, Any]:
         "strength": strength,
         "seconds": sum(result.seconds for result in results),
         "notes": list(dict.fromkeys(note for result in results for note in result.notes)),
+        "model": _model_facts(path, card),
+    }
+
+
+def _cluster(worker: Worker, job: Job) -> dict[str, Any]:
+    from .clustering import ClusterSettings
+
+    voxels, spacing_mm = job.voxels("input"), tuple(job.three("spacing_mm"))
+    settings = ClusterSettings(job.whole("clusters", 8), job.whole("points", 2000), job.whole("seed", 0))
+    padding_hu, batch, points_path = job.number("padding_hu", None), job.whole("batch", None), job.text("points_output")
+    path, card, network = worker.network(job)
+    if not hasattr(network, "features"):
+        raise JobError(f"{card.name} ({card.architecture}) has no features to look at. Choose another model.")
+    worker.torch(job)
+    import sklearn  # noqa: F401 - better missed now than after the network's work
+
+    from . import inference
+    from .anatomy import EMBEDDING_STEPS, cluster_volume
+
+    device = inference.pick_device(job.text("device", "auto"))
+    job.answer("started", device=_device_title(device))
+    _check_finite(voxels)
+    labels = job.new_output(voxels.shape, np.dtype(np.uint8))
+
+    def progress(done: int, total: int) -> None:
+        job.progress(done, total)
+        if done == total - EMBEDDING_STEPS:
+            job.answer("stage", stage="embedding")
+
+    with job.timed("work"):
+        try:
+            found = cluster_volume(
+                voxels,
+                network,
+                settings,
+                spacing_mm=spacing_mm,
+                device=str(device),
+                batch=batch,
+                padding_hu=padding_hu,
+                progress=progress,
+                cancelled=job.cancelled,
+                labels=labels,
+            )
+        except inference.InferenceError as error:
+            raise JobError(str(error)) from None
+        job.outputs.append(Path(points_path))
+        with open(points_path, "wb") as file:
+            np.savez(file, **vars(found.points))
+    _free_gpu_memory()
+    return {
+        "clusters": [asdict(cluster) for cluster in found.clusters],
+        "separation": asdict(found.separation) if found.separation else None,
+        "fit_slices": found.fit_slices,
+        "device": found.device,
+        "precision": found.precision,
+        "seconds": found.seconds,
+        "notes": list(found.notes),
         "model": _model_facts(path, card),
     }
 
@@ -764,6 +828,7 @@ def _info(worker: Worker, job: Job) -> dict[str, Any]:
 
 JOBS: dict[str, Callable[[Worker, Job], dict[str, Any]]] = {
     "denoise": _denoise,
+    "cluster": _cluster,
     "blend": _blend,
     "measure": _measure,
     "simulate": _simulate,

@@ -140,7 +140,7 @@ def setUpModule():
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             raise unittest.SkipTest(f"the Python package {package} is not installed") from None
-    modelFolder.mkdir()
+    modelFolder.mkdir(parents=True)  # again, for the next file of tests
     runPython(MAKE_MODELS, *(str(modelFolder / f"test-model-{i}.safetensors") for i in range(2)))
     environment.start()
 
@@ -148,6 +148,7 @@ def setUpModule():
 def tearDownModule():
     for worker in warm:
         worker.stop("")
+    warm.clear()
     environment.stop()
     temporary.cleanup()
 
@@ -1149,7 +1150,7 @@ class FirstUseTest(PanelTestCase):
             raise RuntimeError("User declined package installation")
 
         with mock.patch.object(slicer.packaging, "pip_ensure", declined):
-            self.assertIn("Click Denoise to be asked again", self.clickAndRead())
+            self.assertIn("Click again to be asked again", self.clickAndRead())
 
     def test_ways_to_fail(self):
         for words, sentence in {

@@ -270,6 +270,9 @@ class qSlicerApplication(QtWidgets.QApplication):
     def start(self):
         """Scene, logics, layout and main window: what Slicer has when the first script runs."""
         scene = self._scene = slicer.vtkMRMLScene()
+        crosshair = slicer.vtkMRMLCrosshairNode()
+        crosshair.SetCrosshairName("default")  # a singleton: it stays when the scene is closed
+        scene.AddNode(crosshair)
         slicer.mrmlScene, slicer.dicomDatabase = scene, wrap(ctkDICOMDatabase())
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._manager, self._io = qSlicerModuleManager(), qSlicerIOManager()

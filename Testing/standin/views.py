@@ -1,12 +1,14 @@
-"""Layout manager and slice views: real layout and slice logics; pictures come from slicer-core's displayable managers.
-
-3D, table and plot views are empty frames: their counts are 0.
+"""Layout manager, slice and plot views: real layout and slice logics; pictures come from slicer-core's displayable
+managers, those of plots from VTK's own charts. 3D and table views are empty frames: their counts are 0.
 """
 
 from xml.etree import ElementTree
 
 import slicer
 import vtk
+import vtkmodules.vtkChartsCore
+import vtkmodules.vtkRenderingContextOpenGL2
+import vtkmodules.vtkViewsContext2D  # noqa: F401 - or vtk has no charts
 from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property, Signal
 from vtkmodules.util.numpy_support import vtk_to_numpy
@@ -89,16 +91,7 @@ class qMRMLSliceView(QtWidgets.QWidget):
         self._actor.SetVisibility(image is not None)
         if image is not None:
             self._mapper.SetInputConnection(image)
-        window.Render()
-        grabber = vtk.vtkWindowToImageFilter()
-        grabber.SetInput(window)
-        grabber.ReadFrontBufferOff()
-        grabber.ShouldRerenderOff()
-        grabber.Update()
-        output = grabber.GetOutput()
-        width, height, _ = output.GetDimensions()
-        pixels = vtk_to_numpy(output.GetPointData().GetScalars()).reshape(height, width, -1)[::-1].tobytes()
-        self._image = QtGui.QImage(pixels, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).copy()
+        self._image = _picture(window)
 
     def paintEvent(self, _event):
         if self._image is None and not self._paused:
@@ -111,6 +104,20 @@ class qMRMLSliceView(QtWidgets.QWidget):
             self._logic.ResizeSliceNode(self.width(), self.height())
         self.scheduleRender()
         self.resized.emit(self.size())
+
+
+def _picture(window):
+    """What a render window shows."""
+    window.Render()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(window)
+    grabber.ReadFrontBufferOff()
+    grabber.ShouldRerenderOff()
+    grabber.Update()
+    output = grabber.GetOutput()
+    width, height, _ = output.GetDimensions()
+    pixels = vtk_to_numpy(output.GetPointData().GetScalars()).reshape(height, width, -1)[::-1].tobytes()
+    return QtGui.QImage(pixels, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).copy()
 
 
 @offered
@@ -221,13 +228,133 @@ class qMRMLSliceWidget(qMRMLWidget):
 
 
 @offered
+class qMRMLPlotView(QtWidgets.QWidget):
+    """A chart node's scatter series in VTK's chart, which selects as in Slicer; other kinds of series are refused."""
+
+    mrmlSceneChanged, dataSelected = Signal(object), Signal(object, object)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._node = self._chart_node = self._image = None
+        self._tags, self._plots = [], {}  # series node's ID -> plot
+        self._view, self._chart = vtk.vtkContextView(), vtk.vtkChartXY()
+        self._view.GetRenderWindow().SetOffScreenRendering(1)
+        self._view.GetScene().AddItem(self._chart)
+        self._chart.GetBackgroundBrush().SetColor(255, 253, 246, 255)
+        self._chart.AddObserver("SelectionChangedEvent", lambda *_: self._selected())
+        self.setMinimumSize(64, 64)
+
+    def setMRMLScene(self, scene):
+        self.mrmlSceneChanged.emit(scene)
+
+    def setMRMLPlotViewNode(self, node):
+        self._node = node
+        node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._follow())
+        self._follow()
+
+    def chart(self):
+        return self._chart
+
+    def renderWindow(self):
+        return self._view.GetRenderWindow()
+
+    def RemovePlotSelections(self):
+        for plot in self._plots.values():
+            plot.SetSelection(None)
+
+    def _follow(self):
+        chart = self._node.GetPlotChartNode()
+        if chart is not self._chart_node:
+            for node, tag in self._tags:
+                node.RemoveObserver(tag)
+            self._chart_node, self._tags = chart, []
+            if chart is not None:
+                self._tags = [(chart, chart.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._draw()))]
+        self._draw()
+
+    def _draw(self):
+        node = self._chart_node
+        series = [node.GetNthPlotSeriesNode(i) for i in range(node.GetNumberOfPlotSeriesNodes())] if node else []
+        series = {one.GetID(): one for one in series if one is not None and one.GetTableNode() is not None}
+        for gone in [one for one in self._plots if one not in series]:
+            self._chart.RemovePlotInstance(self._plots.pop(gone))
+        for name, one in series.items():
+            if one.GetPlotType() != one.PlotTypeScatter or one.GetLineStyle() != one.LineStyleNone:
+                raise NotImplementedError("plots other than scatter plots are not offered by the stand-in")
+            if name not in self._plots:
+                self._plots[name] = vtk.vtkPlotLine()
+                self._chart.AddPlot(self._plots[name])
+            plot = self._plots[name]
+            plot.SetInputData(one.GetTableNode().GetTable(), one.GetXColumnName(), one.GetYColumnName())
+            plot.SetColorF(*one.GetColor(), 1.0)
+            plot.SetWidth(one.GetLineWidth())
+            plot.GetPen().SetLineType(0)
+            plot.SetMarkerSize(one.GetMarkerSize())
+            plot.SetMarkerStyle(one.GetMarkerStyle())
+            plot.SetLabel(one.GetName())
+        if node is not None:
+            self._chart.SetTitle((node.GetTitle() or "") if node.GetTitleVisibility() else "")
+            self._chart.GetTitleProperties().SetFontSize(node.GetTitleFontSize())
+            self._chart.SetShowLegend(node.GetLegendVisibility())
+            self._chart.GetLegend().GetLabelProperties().SetFontSize(node.GetLegendFontSize())
+            for axis, shown in ((0, node.GetYAxisTitleVisibility()), (1, node.GetXAxisTitleVisibility())):
+                self._chart.GetAxis(axis).SetTitle("" if not shown else ("Y", "X")[axis])
+                self._chart.GetAxis(axis).SetGridVisible(node.GetGridVisibility())
+        self._image = None
+        self.update()
+
+    def _selected(self):
+        names, rows = vtk.vtkStringArray(), vtk.vtkCollection()
+        for name, plot in self._plots.items():
+            if plot.GetSelection() is not None and plot.GetSelection().GetNumberOfValues():
+                names.InsertNextValue(name)
+                rows.AddItem(plot.GetSelection())
+        self.dataSelected.emit(names, rows)
+
+    def paintEvent(self, _event):
+        if self._image is None:
+            self.renderWindow().SetSize(self.width(), self.height())
+            self._image = _picture(self.renderWindow())
+        QtGui.QPainter(self).drawImage(self.rect(), self._image)
+
+    def resizeEvent(self, _event):
+        self._image = None
+
+
+@offered
+class qMRMLPlotWidget(qMRMLWidget):
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._view = qMRMLPlotView(self)
+        box = QtWidgets.QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self._view)
+
+    def setMRMLPlotViewNode(self, node):
+        self.setObjectName(f"qMRMLPlotWidget{node.GetLayoutName()}")
+        self._node = node
+        self._view.setMRMLPlotViewNode(node)
+
+    def mrmlPlotViewNode(self):
+        return self._node
+
+    mrmlAbstractViewNode = mrmlPlotViewNode
+
+    def plotView(self):
+        return self._view
+
+    viewWidget = plotView
+
+
+@offered
 class qSlicerLayoutManager(QtCore.QObject):
     layoutChanged = Signal(int)
-    threeDViewCount, tableViewCount, plotViewCount = 0, 0, 0
+    threeDViewCount, tableViewCount = 0, 0
 
     def __init__(self, application_logic):
         super().__init__()
         self._application, self._viewport, self._widgets, self._shown = application_logic, None, {}, None
+        self._plots = {}
         self._logic = slicer.vtkMRMLLayoutLogic()
         self._slices = vtk.vtkCollection()
         application_logic.SetSliceLogics(self._slices)
@@ -269,6 +396,11 @@ class qSlicerLayoutManager(QtCore.QObject):
     def sliceWidget(self, name):
         return self._widgets.get(name)
 
+    plotViewCount = Property(int, lambda self: len(self._plots))
+
+    def plotWidget(self, index):
+        return list(self._plots.values())[index] if 0 <= index < len(self._plots) else None
+
     def viewWidget(self, node):
         return self._widgets.get(node.GetLayoutName()) if node is not None else None
 
@@ -293,7 +425,7 @@ class qSlicerLayoutManager(QtCore.QObject):
             return
         self._shown = text
         box = self._viewport.layout()
-        for widget in self._widgets.values():
+        for widget in (*self._widgets.values(), *self._plots.values()):
             widget.hide()
             widget.setParent(self._viewport)
         while box.count():
@@ -318,6 +450,12 @@ class qSlicerLayoutManager(QtCore.QObject):
     def _view(self, element):
         tag = element.get("singletontag")
         node = self._scene.GetSingletonNode(tag, element.get("class"))
+        if element.get("class") == "vtkMRMLPlotViewNode" and node is not None:
+            if tag not in self._plots:
+                self._plots[tag] = qMRMLPlotWidget(self._viewport)
+                self._plots[tag].setMRMLPlotViewNode(node)
+            self._plots[tag].show()
+            return self._plots[tag]
         if element.get("class") != "vtkMRMLSliceNode" or node is None:
             return QtWidgets.QFrame()
         if tag not in self._widgets:

@@ -15,6 +15,9 @@ from ..wording import installation_failure
 PACKAGES = ["safetensors>=0.4.3", "scikit-image>=0.22"]
 """What else the worker needs (numpy, scipy, pydicom) comes with Slicer."""
 
+ANATOMY_PACKAGES = ["scikit-learn>=1.3", "threadpoolctl>=3.1"]
+"""For the section Anatomy besides."""
+
 TORCH = ">=2.2"
 
 
@@ -23,17 +26,18 @@ def torchInstalled() -> bool:
     return slicer.packaging.pip_check(f"torch{TORCH}")
 
 
-def ensurePackages() -> bool:
-    """Asks to install what is missing; whether something was. Raises RuntimeError, a sentence, where that fails.
+def ensurePackages(more=()) -> bool:
+    """Asks to install what is missing of PACKAGES, `more` and torch; whether something was.
 
-    As Slicer's own pip_ensure, it installs nothing in testing mode.
+    As Slicer's own pip_ensure, it installs nothing in testing mode. Raises RuntimeError, a sentence, where that fails.
     """
-    if torchInstalled() and slicer.packaging.pip_check(PACKAGES):
+    packages = [*PACKAGES, *more]
+    if torchInstalled() and slicer.packaging.pip_check(packages):
         return False
     said = io.StringIO()  # pip's words go to the console only
     try:
         with contextlib.redirect_stdout(_Tee(sys.stdout, said)):
-            slicer.packaging.pip_ensure(PACKAGES, requester="ASCON Denoise")
+            slicer.packaging.pip_ensure(packages, requester="ASCON Denoise")
             if not torchInstalled():
                 _installTorch()
     except ModuleNotFoundError as error:
@@ -42,15 +46,15 @@ def ensurePackages() -> bool:
         raise RuntimeError(
             _(
                 "ASCON needs PyTorch. Install the extension PyTorch with Slicer's Extensions Manager, restart Slicer, "
-                "then click Denoise again."
+                "then click again."
             )
         ) from None
     except Exception as error:
         raise RuntimeError(installation_failure(f"{said.getvalue()}\n{error}", _)) from None
-    missing = [package for package in [*PACKAGES, f"torch{TORCH}"] if not slicer.packaging.pip_check(package)]
+    missing = [package for package in [*packages, f"torch{TORCH}"] if not slicer.packaging.pip_check(package)]
     if missing:
         raise RuntimeError(
-            _("These Python packages are missing: {names}. Click Denoise to install them.").format(
+            _("These Python packages are missing: {names}. Click again to install them.").format(
                 names=", ".join(missing)
             )
         )

@@ -1,0 +1,36 @@
+"""Tables of the panel that are as high as their rows: the panel scrolls, not the table in it."""
+
+from __future__ import annotations
+
+import qt
+
+
+def fillTable(table, rows: list, colors: list | None = None) -> None:
+    """Shows rows of text, the header first; no table for no rows. `colors`: of each row but the header, 0 to 1."""
+    table.visible = bool(rows)
+    if not rows:
+        return
+    table.setRowCount(len(rows) - 1)
+    table.setColumnCount(len(rows[0]))
+    table.setHorizontalHeaderLabels(list(rows[0]))
+    for r, row in enumerate(rows[1:]):
+        for c, text in enumerate(row):
+            table.setItem(r, c, qt.QTableWidgetItem(text))
+        if colors:
+            table.item(r, 0).setIcon(_patch(colors[r]))
+    table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+    qt.QTimer.singleShot(0, lambda: _fit(table))  # when the columns have their widths
+
+
+def _fit(table) -> None:
+    if not table:  # closed in the meantime
+        return
+    table.resizeRowsToContents()
+    table.setFixedHeight(table.verticalHeader().length() + table.horizontalHeader().height + 4)
+
+
+def _patch(color) -> qt.QIcon:
+    pixmap = qt.QPixmap(14, 14)
+    pixmap.fill(qt.QColor(*(round(255 * value) for value in color)))
+    return qt.QIcon(pixmap)
