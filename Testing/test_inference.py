@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -409,13 +417,47 @@ def test_output_that_is_not_finite_is_an_error(value):
 
 @pytest.mark.parametrize(
     ("free_gb", "sides", "expected"),
-    [(0.1, (512, 512), 1), (6.5, (512, 512), 2), (80, (512, 512), 4), (80, (2048, 2048), 1)],
+    [
+        (0.1, (512, 512), 1),
+        (6.5, (512, 512), 2),
+        (80, (512, 512), 8),
+        (80, (256, 128), 64),
+        (80, (1024, 1024), 2),
+        (80, (2048, 2048), 1),
+    ],
 )
-def test_a_gpus_batch_comes_from_its_free_memory(monkeypatch, free_gb, sides, expected):
+def test_a_gpus_batch_comes_from_its_free_memory_and_the_pixels(monkeypatch, free_gb, sides, expected):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 1e9) - 500, 10**12))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 800)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
     assert inference._default_batch(torch.device("cuda", 0), sides) == expected
+
+
+def test_one_ahead_makes_the_next_batch_while_one_is_used():
+    made = [threading.Event() for _ in range(3)]
+
+    def batches():
+        for i, event in enumerate(made):
+            event.set()
+            yield (i,)
+
+    for i, batch in enumerate(inference._one_ahead(batches())):
+        assert batch == (i,)
+        assert all(event.wait(10) for event in made[: i + 2])
+        time.sleep(0.05)
+        assert not any(event.is_set() for event in made[i + 2 :])
+
+
+def test_one_ahead_hands_on_the_error_after_the_batches_before_it():
+    def batches():
+        yield (0,)
+        raise Cancelled("enough")
+
+    seen = []
+    with pytest.raises(Cancelled, match="enough"):
+        seen.extend(inference._one_ahead(batches()))
+    seen.extend(inference._one_ahead(iter([(1,), (2,)])))
+    assert seen == [(0,), (1,), (2,)]
 
 
 # ---- devices
@@ -559,14 +601,15 @@ class Rounding(PointNetwork):
 
     def __init__(self, off_hu: float, pixels: int | None = None):
         super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
         self.off_hu, self.pixels, self.copies = off_hu, pixels, 0
 
     def mixed(self, dtype):
         assert dtype == torch.bfloat16
         self.copies += 1
         off = torch.zeros(96 * 96)
-        off[: self.pixels] = self.off_hu / 3000
-        return PointNetwork(lambda x: x + (off.view(96, 96) if x.shape[-1] == 96 else self.off_hu / 3000))
+        off_hu, off[: self.pixels] = self.off_hu, self.off_hu / 3000
+        return PointNetwork(lambda x: x + (off.view(96, 96) if x.shape[-1] == 96 else off_hu / 3000))
 
 
 @pytest.fixture
@@ -586,6 +629,52 @@ def test_bf16_is_chosen_where_it_is_faithful(with_bf16, off_hu, pixels, faithful
     assert result.precision == (inference.MIXED if faithful else "fp32")
     assert len(result.notes) == (not faithful) and all("bf16 would change" in note for note in result.notes)
     np.testing.assert_allclose(result.voxels, 40 + off_hu if faithful else 40, atol=1e-3)
+
+
+@pytest.mark.parametrize(("off_hu", "faithful"), [(0.1, True), (1, False)])
+def test_a_warm_network_is_tried_once_until_its_weights_change(with_bf16, off_hu, faithful):
+    volume = np.full((1, 8, 8), 40, np.float32)
+    network = Rounding(off_hu)
+    results = [denoise(volume, network) for _ in range(3)]
+    assert network.copies == 1
+    assert {result.precision for result in results} == {inference.MIXED if faithful else "fp32"}
+    assert {len(result.notes) for result in results} == {int(not faithful)}  # each result says it
+    torch.optim.SGD([network.weight], lr=1).step()  # without a gradient: nothing changes
+    denoise(volume, network)
+    assert network.copies == 1
+    network.weight.sum().backward()
+    torch.optim.AdamW([network.weight]).step()
+    denoise(volume, network)
+    denoise(volume, network)
+    assert network.copies == 2
+    network.load_state_dict({"weight": torch.ones(3)})
+    denoise(volume, network)
+    assert network.copies == 3
+    gone = weakref.ref(network)
+    del network
+    gc.collect()
+    assert gone() is None  # the memory of the trial keeps no network alive
+
+
+def test_another_device_has_another_trial_and_both_precisions_are_told(monkeypatch):
+    """fp32 is a part of the name of the mixed precision; both must be there. "meta" stands for a GPU."""
+
+    class OnGPU(PointNetwork):
+        def mixed(self, dtype):
+            def fail(x):
+                raise cuda_error()
+
+            return PointNetwork(fail)
+
+    monkeypatch.setattr(inference, "pick_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(inference, "mixed_dtype", lambda device: torch.bfloat16 if device.type == "meta" else None)
+    trial = inference._Trial((torch.device("meta"), []), OnGPU().mixed(None), 0.1)
+    network = OnGPU()
+    monkeypatch.setitem(inference._trials, network, trial)
+    result = denoise(np.full((2, 8, 8), 40, np.int16), network)
+    assert result.device == "meta, then cpu"
+    assert result.precision == f"{inference.MIXED}, then fp32"
+    np.testing.assert_array_equal(result.voxels, 40)
 
 
 def test_the_precision_asked_for_is_used(with_bf16):
@@ -649,6 +738,29 @@ def test_bf16_of_the_models_that_comes_with_it_is_within_its_bounds():
     assert 0 < np.sqrt((difference**2).mean()) < 0.5 and abs(difference).max() < 5
     assert abs(difference.mean()) < 0.1
     assert next(network.parameters()).dtype == torch.float32  # the network itself is as before
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(), reason="no large pages on request here"
+)
+@pytest.mark.parametrize(("wish", "large"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+def test_tensors_lie_on_large_pages_once_a_model_is_loaded(wish, large):
+    """In the worker's order: torch, the model, then inference. Who sets the variable has the last word."""
+    script = """
+import torch
+from ASCONDenoiseLib import models
+models.load_network(models.find_model(None))
+from ASCONDenoiseLib import inference
+x = torch.ones(32 * 2**20)
+print([line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")][0])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"} | wish
+    environment["PYTHONPATH"] = str(Path(inference.__file__).parents[1])
+    found = subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, check=True)
+    assert (int(found.stdout) > 100 * 1024) == large  # KiB; the tensor has 128 MiB
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])

@@ -3,11 +3,12 @@
 The output is y = x + strength * (G(c) - c) with c = x clipped to the training window, so noise is removed as a
 difference: an identity network returns x exactly and nothing is cut off. Padding and voxels of 2000 HU and more keep
 their value; noisy air below -1000 HU is treated like the rest. Whole slices go through the network, never tiles: its
-attention statistics run over all pixels. Memory beyond the input and the output is that of one batch.
+attention statistics run over all pixels. Memory beyond the input and the output is that of one batch; on a CUDA GPU of
+two, since one is computed while the one before is finished.
 
 Precision: where a device multiplies bf16 natively and the network has a `mixed` copy, most convolutions run in bf16.
-Against fp32 that may cost 0.5 HU RMS and 5 HU at most; a small phantom is denoised both ways first, and fp32 is used
-for a model that costs more.
+Against fp32 that may cost 0.5 HU RMS and 5 HU at most; a small phantom is denoised both ways first, once per network
+and device, and fp32 is used for a model that costs more.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
-
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch's first tensor: large pages (Linux), a quarter faster
-
 import torch
 from torch import nn
 
@@ -47,8 +47,8 @@ MASKS_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE",
 GPU_BYTES_PER_PIXEL = 6000
 """Safe estimate of a forward pass; ESAU-Net took 3600 on a CPU (measured: 0.93 GB for 512x512)."""
 
-MAX_BATCH = 4
-"""Slices of 512x512 at once; more keep a GPU no busier."""
+GPU_BATCH_PIXELS = 8 * 512 * 512
+"""Most pixels at once: enough work to hide a GPU's launches of kernels behind (reckoned, not measured yet)."""
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed")
 """Words, in lower case, in the errors of CUDA and MPS, of torch's CPU allocator, of C++, and of cuBLAS and cuDNN."""
@@ -129,8 +129,11 @@ def denoise(
         return Result(out, "none", FP32, 0.0, time.monotonic() - started, (note,))
 
     runner = _Runner(network, pick_device(device), batch, precision, with_features=see_features is not None)
+    batches = runner.batches(voxels_hu, cancelled)
+    if runner.device.type == "cuda":
+        batches = _one_ahead(batches)
     low, high = TRAINING_WINDOW_HU
-    for first, unit, output, features in runner.batches(voxels_hu, cancelled):
+    for first, unit, output, features in batches:
         difference_hu = (output[:, 0] - unit) * np.float32((high - low) * strength)
         for i, slice_difference_hu in enumerate(difference_hu):
             out[first + i] = with_difference(voxels_hu[first + i], slice_difference_hu, padding_hu)
@@ -139,7 +142,8 @@ def denoise(
             if progress is not None:
                 progress(first + i + 1, len(voxels_hu))
     seconds = time.monotonic() - started
-    return Result(out, runner.device_name, runner.precision, float(strength), seconds, tuple(runner.notes))
+    precision = ", then ".join(runner.precisions)
+    return Result(out, runner.device_name, precision, float(strength), seconds, tuple(runner.notes))
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -195,6 +199,21 @@ def mixed_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if any(ask is not None and ask() for ask in asked) else None
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """What the comparison of bf16 with fp32 gave, for one state of a network on one device."""
+
+    tried: tuple[torch.device, list[tuple[int, int]]]
+    """The device, and each weight's identity and version, which torch counts up with each change in place."""
+    mixed: nn.Module | None
+    """The copy that is faithful, else None."""
+    rms_hu: float
+
+
+_trials: WeakKeyDictionary[nn.Module, _Trial] = WeakKeyDictionary()
+"""Kept for as long as the network is, so that a warm process tries once."""
+
+
 class _Runner:
     """Runs a network on batches of slices. Out of memory halves the batch, then moves the network to the CPU."""
 
@@ -216,7 +235,7 @@ class _Runner:
         self.device = device
         self.batch = batch
         self.device_name = _describe(device)
-        self.precision = ""  # of the devices so far
+        self.precisions: list[str] = []  # each once, in the order of the devices
         self.running: nn.Module | None = None  # the network, or its mixed copy, chosen on the device at the first batch
         self.notes: list[str] = []
 
@@ -251,8 +270,8 @@ class _Runner:
             if self.running is None:
                 self.running = self._chosen()
                 described = FP32 if self.running is self.network else MIXED
-                if described not in self.precision:
-                    self.precision += (", then " if self.precision else "") + described
+                if described not in self.precisions:
+                    self.precisions.append(described)
             return self._run(self.running, unit)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
@@ -264,16 +283,25 @@ class _Runner:
         dtype = torch.bfloat16 if self.asked == "bf16" else mixed_dtype(self.device)
         if self.asked == "fp32" or dtype is None or not hasattr(self.network, "mixed"):
             return self.network
+        if self.asked == "bf16":
+            return self.network.mixed(dtype)
+        tried = (self.device, [(id(w), w._version) for w in self.network.parameters()])
+        if self.network not in _trials or _trials[self.network].tried != tried:
+            _trials[self.network] = _Trial(tried, *self._mixed_and_its_cost(dtype))
+        trial = _trials[self.network]
+        if trial.mixed is None:
+            self._note(f"fp32, as bf16 would change this model's result by {trial.rms_hu:.2g} HU (RMS)")
+        return trial.mixed or self.network
+
+    def _mixed_and_its_cost(self, dtype: torch.dtype) -> tuple[nn.Module | None, float]:
+        """The mixed copy, None where it is not faithful, and how far it takes a phantom from fp32, in HU (RMS)."""
         mixed = self.network.mixed(dtype)
-        if self.asked == "auto":
-            phantom = to_unit(_phantom_hu())[None]
-            difference = self._run(mixed, phantom)[0] - self._run(self.network, phantom)[0]
-            low, high = TRAINING_WINDOW_HU
-            rms_hu, max_hu = (float(x) * (high - low) for x in (np.sqrt((difference**2).mean()), abs(difference).max()))
-            if not (rms_hu <= FAITHFUL_RMS_HU and max_hu <= FAITHFUL_MAX_HU):
-                self._note(f"fp32, as bf16 would change this model's result by {rms_hu:.2g} HU (RMS)")
-                return self.network
-        return mixed
+        phantom = to_unit(_phantom_hu())[None]
+        low, high = TRAINING_WINDOW_HU
+        difference_hu = (self._run(mixed, phantom)[0] - self._run(self.network, phantom)[0]) * (high - low)
+        rms_hu, max_hu = float(np.sqrt((difference_hu**2).mean())), float(abs(difference_hu).max())
+        faithful = rms_hu <= FAITHFUL_RMS_HU and max_hu <= FAITHFUL_MAX_HU  # not where one is NaN
+        return mixed if faithful else None, rms_hu
 
     def _run(self, network: nn.Module, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(B, H, W), padded for the network and cropped again -> output (B, 1, H, W), features (B, C, H, W) or None."""
@@ -282,9 +310,7 @@ class _Runner:
         padded = np.pad(unit, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="reflect")
         network.to(self.device)
         x = torch.from_numpy(padded)[:, None].to(self.device)
-        if (
-            self.device.type == "cpu" or network is not self.network
-        ):  # channels last: a third faster on a CPU, and in bf16
+        if self.device.type == "cpu" or network is not self.network:  # channels last is faster there, and in bf16
             x = torch.empty(x.shape, device=self.device, memory_format=torch.channels_last).copy_(x)
         tf32_off = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with _evaluation_mode(network), torch.inference_mode(), tf32_off:
@@ -314,6 +340,15 @@ class _Runner:
     def _note(self, text: str) -> None:
         logger.warning("%s", text)
         self.notes.append(text)
+
+
+def _one_ahead(batches: Iterator[tuple]) -> Iterator[tuple]:
+    """The same batches; while one is used, a thread makes the next, so that a GPU need not wait for the CPU's part."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 @contextmanager
@@ -367,7 +402,7 @@ def _default_batch(device: torch.device, sides: tuple[int, ...]) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own reserve
     needed = GPU_BYTES_PER_PIXEL * sides[0] * sides[1]
-    return int(min(MAX_BATCH, max(1, free // (2 * needed))))
+    return int(max(1, min(GPU_BATCH_PIXELS // (sides[0] * sides[1]), free // (2 * needed))))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
