@@ -122,6 +122,9 @@ def test_changes_by_name():
         ({"growth": [[0.6, 128, 4], [0.85, 256, 1]], "epochs": 5}, "epochs is 5; it must be enough"),
         ({"doses": [0.5, 0.1]}, "doses is .*the lower first"),
         ({"doses": [0.5, 1.0]}, "doses"),
+        ({"lesions": -1}, "lesions is -1.0; it must be 0 or more"),
+        ({"kernels": [0.5, -0.5]}, "kernels is .*the lower first"),
+        ({"kernels": [-1, 0]}, "kernels is .*above -1"),
         ({"objective": "edcnn"}, "mac is 'set'; it must be null with the objective edcnn"),
         (
             {"objective": "edcnn", "mac": None, "loss.product_output": True},

@@ -257,6 +257,27 @@ def test_doses_scale_the_noise_within_their_bounds(tmp_path):
     assert 0.125 - 1e-4 <= min(doses) < 0.16 and 0.4 < max(doses) <= 0.5 + 1e-4
 
 
+def test_lesions_and_kernels_keep_a_pair_a_pair(tmp_path):
+    folder = tmp_path / "set"
+    make_set(folder, [("a", "A", "train", (1, 128, 128), 0.25)], kind="simulate")
+    ndct = np.full((1, 128, 128), 40, np.int16)
+    noise = np.random.default_rng(1).integers(-20, 21, ndct.shape).astype(np.int16)
+    np.save(folder / "a.ndct.npy", ndct)
+    np.save(folder / "a.ldct.npy", ndct + noise)
+
+    def hu(**changes):
+        ldct, clean = TrainingSet(folder, patch=128, augment=False, **changes).item(0, epoch=1)
+        return 3000 * ldct[0].double().numpy() - 1000, 3000 * clean[0].double().numpy() - 1000
+
+    ldct, clean = hu(lesions=5.0)
+    assert np.abs(clean - 40).max() > 5  # there is a lesion
+    assert np.allclose(ldct - clean, noise[0], atol=1e-3)  # and the noise is what it was
+    assert np.array_equal(clean, hu(lesions=5.0)[1]) and not np.array_equal(clean, hu(lesions=5.0, seed=1)[1])
+    ldct, clean = hu(kernels=(-0.5, -0.5))
+    assert np.allclose(clean, 40, atol=1e-3)
+    assert 0.5 * noise[0].std() < (ldct - clean).std() < 0.7 * noise[0].std()  # a smoother kernel has less noise
+
+
 def test_doses_are_for_simulated_sets(a_set):
     with pytest.raises(DataError, match="measured pairs"):
         TrainingSet(a_set[0], patch=16, doses=(0.1, 0.5))

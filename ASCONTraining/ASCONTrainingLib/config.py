@@ -136,6 +136,8 @@ class TrainConfig:
     growth: tuple[tuple[float, int, int], ...] = ()  # later ones: (share of the training done, patch, batch) each
     augment: bool = True  # random flip and turn by a multiple of 90 degrees
     doses: tuple[float, float] | None = None  # noise as of a dose between these, of simulated sets; not in the paper
+    lesions: float = 0.0  # ellipses added to both images, at most so many for each 64x64 pixels; not in the paper
+    kernels: tuple[float, float] | None = None  # both images sharper (above 0) or smoother by this; not in the paper
     seed: int = 0
     precision: str = "bf16"  # fp32, bf16 or fp16, of all but the last layer and the losses; not given in the paper
     ema: float | None = None  # keep per step of the averaged weights that are validated and saved; not in the paper
@@ -169,6 +171,9 @@ class TrainConfig:
                 value = getattr(self.loss, setting.name)
                 unused = value == setting.default or setting.name in ("vgg_weights", "resnet_weights")
                 _require(unused, f"loss.{setting.name}", value, f"left out: {self.objective} has losses of its own")
+        _at_least("", self, 0, "lesions")
+        low, high = self.kernels or (0.0, 0.0)
+        _require(-1 < low <= high, "kernels", self.kernels, "two numbers above -1, the lower first, or null")
         _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
         _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or null")
         _require(self.save_minutes > 0, "save_minutes", self.save_minutes, "above 0")
@@ -224,8 +229,8 @@ _PAPER_MAC = MACConfig(
     filter_background=True,
 )
 
-# For models that ship: the whole objective on what the product makes of the network, for many doses, with images that
-# grow. For simulated sets.
+# For models that ship: the whole objective on what the product makes of the network, for many doses and kernels, with
+# lesions, with images that grow. For simulated sets.
 _PRODUCT = TrainConfig(
     "product",
     loss=LossConfig(
@@ -242,6 +247,8 @@ _PRODUCT = TrainConfig(
     patch=64,
     growth=((0.6, 128, 4), (0.85, 256, 1)),
     doses=(0.10, 0.50),
+    lesions=3.0,
+    kernels=(-0.5, 0.5),
     ema=0.998,
     validation_slices=16,
     fit_gain=True,

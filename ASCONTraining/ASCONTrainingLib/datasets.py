@@ -24,6 +24,7 @@ import torch
 
 from ASCONDenoiseLib import hounsfield
 from ASCONDenoiseLib.dose import noise_factor
+from ASCONTrainingLib import augmentation
 
 SPLITS = ("train", "validation", "test")
 
@@ -316,6 +317,8 @@ class TrainingSet:
         doses: give the noise the variance of a dose drawn between these two, uniform in its logarithm; simulated sets
             only, whose noise is LDCT - NDCT and whose dose is known. Electronic noise, which grows faster as the dose
             falls, is scaled like the rest.
+        lesions: at most so many for each 64x64 pixels are added to both images.
+        kernels: both images get the sharpness of another kernel, drawn between these two.
         clip: values outside of the training window are clipped to it.
         seed: of all that is random.
 
@@ -333,12 +336,15 @@ class TrainingSet:
         max_background: float | None = None,
         augment: bool = True,
         doses: tuple[float, float] | None = None,
+        lesions: float = 0.0,
+        kernels: tuple[float, float] | None = None,
         clip: bool = True,
         seed: int = 0,
     ):
         self._pairs = _Pairs(folder, split)
         self.index, self.split, self.patch = self._pairs.index, split, patch
         self.augment, self.doses, self.clip, self.seed = augment, doses, clip, seed
+        self.lesions, self.kernels = lesions, kernels
         if doses and not self.index.simulated:
             raise DataError(f"{folder} holds measured pairs, whose dose is what it is: set doses to null.")
         limit = self._pairs.limit(max_background)
@@ -374,10 +380,16 @@ class TrainingSet:
         side = slice(None) if self.patch is None else slice(top, top + self.patch)
         where = (z, side, slice(None) if self.patch is None else slice(left, left + self.patch))
         ldct, ndct = (self._pairs.array(number, what)[where].astype(np.float32) for what in ("ldct", "ndct"))
+        volume = self._pairs.volumes[number]
         if self.doses:
             low, high = self.doses
-            factor = noise_factor(self._pairs.volumes[number].dose, low * (high / low) ** place)
-            ldct = ndct + np.float32(factor) * (ldct - ndct)
+            ldct = ndct + np.float32(noise_factor(volume.dose, low * (high / low) ** place)) * (ldct - ndct)
+        if self.kernels:
+            sharpness = random.uniform(*self.kernels)
+            ldct, ndct = (augmentation.with_kernel(image, sharpness) for image in (ldct, ndct))
+        if self.lesions:
+            added = augmentation.lesions(ndct, volume.spacing_mm, self.lesions, random)
+            ldct, ndct = ldct + added, ndct + added
         pair = []
         for image in (ldct, ndct):
             unit = hounsfield.to_unit(hounsfield.clip_to_window(image) if self.clip else image)

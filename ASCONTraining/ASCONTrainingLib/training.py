@@ -446,6 +446,8 @@ def open_set(config: TrainConfig, data: Path, processes: Processes) -> tuple[Ind
             patch,
             augment=config.augment,
             doses=config.doses,
+            lesions=config.lesions,
+            kernels=config.kernels,
             clip=not config.loss.product_output,
             seed=config.seed,
         )

@@ -22,8 +22,9 @@ LEAKY_SLOPE = 0.01
 PRECISE_LAYERS = ("stem", "enc1.identity", "dec3.identity", "head", "last")
 """What stays in fp32 in a `mixed` copy, and with it the residual path of enc1 and dec3."""
 
-STRIP_VALUES = 2**18
-"""Values of one of q, k and v in a strip, for each thread: q and k in fp32 fill 2 MB, a core's cache."""
+STRIP_VALUES = 2**20
+"""Values of one of q, k and v in a strip, for each thread: q and k in fp32 fill 8 MB. Smaller strips fit a core's own
+cache, but threads then wait for each other more often, which costs more, above all beside other programs."""
 
 
 class ChannelAttention(nn.Module):
