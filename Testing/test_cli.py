@@ -25,7 +25,7 @@ from torch import nn
 
 import ASCONDenoiseLib
 from ASCONDenoiseLib import cli, dose, models
-from ASCONDenoiseLib.models import ModelCard, save_model
+from ASCONDenoiseLib.models import ModelCard, Scope, save_model
 from ASCONDenoiseLib.networks.esau_net import ESAUNet
 from ASCONDenoiseLib.volume import Geometry, Volume, read_volume, write_volume
 
@@ -58,6 +58,7 @@ def a_card(architecture: str) -> ModelCard:
         licence="Apache-2.0",
         intended_use="Tests.",
         limits=["knows nothing"],
+        scope=Scope(slice_mm=(1.0, 3.0)),
         metrics={"PSNR, dB": 40.5},
     )
 
@@ -452,7 +453,8 @@ def test_models_list_import_verify_show(the_models, tmp_path, capsys):
     assert capsys.readouterr().out.count("correct") == 3  # one for each, and all
     assert cli.main(["models", "show", "mine"]) == 0
     shown = capsys.readouterr().out
-    for fact in (sha256, "A test model", "-1000, 2000", "at all", "knows nothing", "PSNR, dB: 40.5"):
+    facts = ("A test model", "-1000, 2000", "at all", "knows nothing", "slices of 1 to 3 mm", "PSNR, dB: 40.5")
+    for fact in (sha256, *facts):
         assert fact in shown
     code, lines = run_json(capsys, "models", "list")
     assert code == 0 and [model["name"] for model in lines[-1]["models"]] == ["mine", "shift-30"]
@@ -910,7 +912,7 @@ def test_a_file_name_that_is_not_unicode_is_refused(tmp_path, capsys):
 def test_what_the_model_is_not_for_is_remarked_upon_and_done(an_identity_esau_net, tmp_path, capsys):
     network, card = models.load_network(an_identity_esau_net)
     model = tmp_path / "thick.safetensors"
-    save_model(network, replace(card, limits=["Slices thinner than 2.5 mm were not seen."]), model)
+    save_model(network, replace(card, scope=Scope(slice_mm=(2.5, 5.0))), model)
     voxels = np.full((2, 64, 64), 40, np.int16)
     voxels[:, :32] = -1000
     scan, out = tmp_path / "denoised.nrrd", tmp_path / "out.nrrd"

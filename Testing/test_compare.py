@@ -50,6 +50,7 @@ def a_card(name: str, **scans: list[str]) -> models.ModelCard:
         licence="Apache-2.0",
         intended_use="Tests.",
         limits=[],
+        scope=models.Scope(),
         metrics={"training": {"scans": scans}} if scans else {},
     )
 
@@ -190,6 +191,12 @@ def test_too_few_patients_for_a_test_are_said(a_set, tmp_path):
     assert math.isnan(alone.p) and math.isnan(alone.smallest_p)
 
 
+@pytest.mark.parametrize("name", ["LDCT", "NDCT", "median"])
+def test_a_model_named_like_another_row_is_refused(a_set, name):
+    with pytest.raises(ComparisonError, match=rf"named like other rows of the table \({name}\)"):
+        comparison.compare(a_set, networks(**{name: 1.0}), FEW)
+
+
 # What a model has seen
 
 
@@ -260,6 +267,60 @@ def test_compare_prints_and_saves_the_table(a_set, a_model, tmp_path, capsys):
     assert f"{mean:.2f} ±" in printed
     assert {path.name for path in out.glob("*.png")} == {f"P{n}-1.png" for n in (2, 3, 4)}
     assert run(*arguments) == 2 and "is not empty" in capsys.readouterr().err
+
+
+def named(path: Path, name: str) -> Path:
+    """A model file whose card has this name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    models.save_model(Smooth(0.8), a_card(name), path)
+    return path
+
+
+def names(*texts: object) -> list[str]:
+    """Of the rows that `--models` with these texts gives."""
+    return list(judging._networks([str(text) for text in texts]))
+
+
+def test_rows_have_labels_where_they_are_given(a_set, a_model, tmp_path):
+    out = tmp_path / "table"
+    arguments = ("--data", a_set, "--out", out, "--phantoms", 0, "--no-filters", "--quiet")
+    assert run("compare", "--models", f"ESAU-Net={a_model}", a_model, *arguments) == 0
+    rows = list(csv.DictReader((out / "comparison.csv").open()))
+    assert [(row["name"], row["note"]) for row in rows[1:]] == [("ESAU-Net", "smooth"), ("smooth", "smooth")]
+    assert "ESAU-Net against the others" in (out / "comparison.txt").read_text()
+
+
+def test_a_name_that_is_taken_gets_a_number(a_model, tmp_path):
+    taken = [named(tmp_path / f"{n}.safetensors", name) for n, name in enumerate(("LDCT", "NDCT", "total variation"))]
+    assert names(*taken, taken[0]) == ["LDCT (2)", "NDCT (2)", "total variation (2)", "LDCT (3)"]
+    assert names(a_model, f"smooth={a_model}", a_model) == ["smooth (2)", "smooth", "smooth (3)"]
+
+
+def test_an_equals_sign_in_a_files_name_is_no_label(a_model, tmp_path, monkeypatch):
+    odd = named(tmp_path / "lr=1" / "b=2.safetensors", "odd")
+    assert names(odd, f"w/o MAC-Net={odd}") == ["odd", "w/o MAC-Net"]
+    monkeypatch.chdir(tmp_path)
+    assert names("lr=1/b=2.safetensors") == ["odd"]
+    monkeypatch.setenv("ASCON_MODELS", str(tmp_path / "lr=1"))
+    assert names("b=2", "label=b=2") == ["odd", "label"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (("A=", "A="), 'the label "A" to two models'),
+        (("LDCT=",), 'the label "LDCT" to a model, but another row'),
+        (("NDCT=",), 'the label "NDCT" to a model'),
+        (("A=", "non-local means="), 'the label "non-local means" to a model'),
+        (("=",), "--models takes MODEL or LABEL=MODEL"),
+        (("no such ",), "There is no model file or model named"),
+    ],
+)
+def test_a_label_that_cannot_be_is_refused(labels, sentence, a_set, a_model, tmp_path, capsys):
+    arguments = ("--data", a_set, "--out", tmp_path / "new")
+    assert run("compare", "--models", *(f"{label}{a_model}" for label in labels), *arguments) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import nn
 from ASCONDenoiseLib import demo, dose, models, output
 from ASCONDenoiseLib.cli import main
 from ASCONDenoiseLib.demo import Scan
-from ASCONDenoiseLib.models import ModelCard, save_model
+from ASCONDenoiseLib.models import ModelCard, Scope, save_model
 from ASCONDenoiseLib.volume import Geometry, InputError, Volume, read_volume, write_volume
 
 SPACING_MM = (2.0, 2.0, 3.0)
@@ -37,6 +37,7 @@ A_CARD = ModelCard(
     licence="Apache-2.0",
     intended_use="Tests.",
     limits=["knows nothing"],
+    scope=Scope(),
     metrics={},
     sha256="ab" * 32,
 )

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ASCONDenoiseLib import models
-from ASCONDenoiseLib.models import ModelCard, ModelError
+from ASCONDenoiseLib.models import ModelCard, ModelError, Scope
 from ASCONDenoiseLib.networks.esau_net import ESAUNet
 
 A_CARD = ModelCard(
@@ -31,6 +31,7 @@ A_CARD = ModelCard(
     licence="Apache-2.0",
     intended_use="Tests. Nothing clinical, not even at 5 % dose or for µ-CT.",
     limits=["knows one texture"],
+    scope=Scope(slice_mm=(2.5, 10.0), kernels=("Siemens B40f",), sharp_kernels=False, body_parts=("chest", "abdomen")),
     metrics={"PSNR gain on phantoms, dB": 3.25},
 )
 
@@ -149,11 +150,57 @@ def test_the_card_is_readable_text(a_model):
 
 
 @pytest.mark.parametrize(
+    ("text", "scope"),
+    [
+        ({}, Scope()),
+        ({"slice_mm": None, "doses": None, "kernels": [], "sharp_kernels": None, "body_parts": []}, Scope()),
+        ({"slice_mm": [3, 3]}, Scope(slice_mm=(3.0, 3.0))),
+        ({"doses": [0.1, 1]}, Scope(doses=(0.1, 1.0))),
+        ({"sharp_kernels": True, "kernels": ["FC13", "FC52"]}, Scope(kernels=("FC13", "FC52"), sharp_kernels=True)),
+    ],
+)
+def test_a_scope_may_leave_out_what_is_not_known(a_model, text, scope):
+    rewrite_card(a_model, scope=text)
+    card = models.load_card(a_model)
+    assert card.scope == scope
+    assert ModelCard.from_json(card.to_json()) == card
+
+
+@pytest.mark.parametrize(
+    ("sources", "dose", "doses", "scope"),
+    [
+        (["a.nrrd", "b.nrrd"], 0.25, None, Scope(slice_mm=(1.0, 2.0), doses=(0.25, 0.25))),
+        (["a.nrrd", "b.nrrd", "phantom of an abdomen"], 0.25, (0.1, 0.5), Scope(slice_mm=(1.0, 2.0), doses=(0.1, 0.5))),
+        (["a.nrrd"], None, None, Scope(slice_mm=(1.0, 1.0))),  # measured pairs
+        (["phantom of an abdomen"], 0.25, (0.1, 0.5), Scope()),
+    ],
+)
+def test_training_writes_what_its_scans_tell(sources, dose, doses, scope):
+    from ASCONTrainingLib.config import TrainConfig
+    from ASCONTrainingLib.datasets import Index, PreparedVolume
+    from ASCONTrainingLib.training import _scope
+
+    scans = [(f"{n}", "train", (0.7, 0.7, n), dose, source) for n, source in enumerate(sources, 1)]
+    scans.append(("t", "test", (0.7, 0.7, 20.0), 0.05, "t.nrrd"))
+    volumes = [PreparedVolume(name, name, split, (4, 64, 64), mm, part, of) for name, split, mm, part, of in scans]
+    index = Index("simulate", {}, {}, len(volumes), tuple(volumes))
+    assert _scope(index, TrainConfig(doses=doses)) == scope
+
+
+def test_shipped_cards_are_as_cards_are_written():
+    paths = sorted((Path(models.__file__).parents[1] / "Resources" / "Models").glob("*.json"))
+    assert paths
+    for path in paths:
+        assert models.load_card(path).to_json().encode() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
     ("card", "weight", "half", "reason"),
     [
         (replace(A_CARD, architecture="transformer"), 0, False, 'architecture "transformer"'),
         (replace(A_CARD, settings={"channels": 4}), 0, False, "do not fit"),
         (replace(A_CARD, licence=""), 0, False, 'wrong value for "licence"'),
+        (replace(A_CARD, scope=Scope(doses=(0.0, 0.5))), 0, False, 'wrong value for "scope.doses"'),
         (A_CARD, float("nan"), False, "diverged"),
         (A_CARD, 1e5, True, "not finite in 16 bits"),
     ],
@@ -283,6 +330,19 @@ WRONG_FILES = [
     (card_with(window_hu=[2000, -1000]), 'wrong value for "window_hu"'),
     (card_with(window_hu=[-1000]), 'wrong value for "window_hu"'),
     (card_with(sha256=""), 'wrong value for "sha256"'),
+    (card_with(scope=None), "lacks scope"),
+    (card_with(scope=["chest"]), 'wrong value for "scope": .* should be an object'),
+    (card_with(scope={"colour": "red", "slice_mm": [1, 2]}), "does not know: scope.colour"),
+    (card_with(scope={"slice_mm": [5, 2.5]}), r'wrong value for "scope.slice_mm": \[5, 2.5\]. .* the lower one first'),
+    (card_with(scope={"slice_mm": 5}), 'wrong value for "scope.slice_mm"'),
+    (card_with(scope={"slice_mm": ["1", "2"]}), 'wrong value for "scope.slice_mm"'),
+    (card_with(scope={"slice_mm": [0, 2]}), 'wrong value for "scope.slice_mm"'),
+    (card_with(scope={"slice_mm": [1, float("inf")]}), 'wrong value for "scope.slice_mm"'),
+    (card_with(scope={"slice_mm": [float("nan"), 2]}), 'wrong value for "scope.slice_mm"'),
+    (card_with(scope={"doses": [0.1, 25]}), 'wrong value for "scope.doses"'),
+    (card_with(scope={"kernels": "STANDARD"}), 'wrong value for "scope.kernels"'),
+    (card_with(scope={"sharp_kernels": 0}), 'wrong value for "scope.sharp_kernels": 0. It should be true, false'),
+    (card_with(scope={"body_parts": [1]}), 'wrong value for "scope.body_parts"'),
     (card_with(sha256="0" * 64), "SHA-256"),
 ]
 WRONG_IDS = [f"{i}-{message[:30]}" for i, (_, message) in enumerate(WRONG_FILES)]

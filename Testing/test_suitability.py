@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ASCONDenoiseLib import models
+from ASCONDenoiseLib.models import Scope
 from ASCONDenoiseLib.phantoms import abdomen, chest
 from ASCONDenoiseLib.suitability import sample, warnings
 
@@ -25,7 +27,7 @@ def a_body() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def the_card() -> models.ModelCard:
-    """Of the shipped model, whose limits the checks read."""
+    """Of the shipped model, whose scope is known."""
     return models.load_card(models.find_model())
 
 
@@ -79,9 +81,15 @@ def test_a_name_that_says_denoised(a_body):
 
 
 @pytest.mark.parametrize(("mm", "warned"), [(0.625, True), (2.4, True), (2.499, False), (2.5, False), (10, False)])
-def test_slices_thinner_than_the_card_says(a_body, the_card, mm, warned):
+def test_slices_thinner_than_those_seen(a_body, the_card, mm, warned):
     found = warnings(a_body, (0.7, 0.7, mm), CT, the_card)
     assert ["thinner" in sentence and "2.5 mm or more" in sentence for sentence in found] == [True] * warned
+
+
+@pytest.mark.parametrize(("mm", "warned"), [(15, False), (15.1, True), (25, True)])
+def test_slices_much_thicker_than_those_seen(a_body, the_card, mm, warned):
+    found = warnings(a_body, (0.7, 0.7, mm), CT, the_card)
+    assert ["much thicker" in sentence and "10 mm or less" in sentence for sentence in found] == [True] * warned
 
 
 SHARP = ["LUNG", "BONE", "BONEPLUS", "EDGE", "B60f", "B70f", "B80s", "I70f", "Br64", "Bl60", "Hr68", "FC30", "FC52"]
@@ -90,23 +98,45 @@ SMOOTH = ["STANDARD", "SOFT", "CHST", "B20f", "B31f", "B40f", "B50f", "I40f", "B
 
 
 @pytest.mark.parametrize("kernel", SHARP + SMOOTH)
-def test_kernels_sharper_than_the_card_says(a_body, the_card, kernel):
+def test_kernels_sharper_than_those_seen(a_body, the_card, kernel):
     found = warnings(a_body, MM, CT | {"kernel": kernel}, the_card)
     assert ["sharper" in sentence for sentence in found] == [True] * (kernel in SHARP)
 
 
+@pytest.mark.parametrize(("seen", "warned"), [(True, False), (None, False), (False, True)])
+def test_a_sharp_kernel_is_warned_of_only_where_none_was_seen(a_body, the_card, seen, warned):
+    card = replace(the_card, scope=Scope(sharp_kernels=seen))
+    assert len(warnings(a_body, MM, CT | {"kernel": "BONE"}, card)) == warned
+
+
 @pytest.mark.parametrize(("part", "warned"), [("HEAD", True), ("BRAIN", True), ("KNEE", True), ("CHEST", False)])
-def test_parts_of_the_body_that_the_card_excludes(a_body, the_card, part, warned):
+def test_parts_of_the_body_that_were_not_seen(a_body, the_card, part, warned):
     found = warnings(a_body, MM, CT | {"body_part": part}, the_card)
     assert [part in sentence for sentence in found] == [True] * warned
 
 
-def test_limits_are_the_cards_not_ours(a_body, the_card):
-    """A model whose card names no such limit raises none of these warnings."""
-    from dataclasses import replace
+@pytest.mark.parametrize(
+    ("seen", "head", "knee"),
+    [
+        ((), False, False),
+        (("chest",), True, True),
+        (("chest", "head"), False, True),
+        (("Limbs",), True, False),
+        (("brain", "knee"), False, False),
+    ],
+)
+def test_heads_and_limbs_are_warned_of_one_by_one(a_body, the_card, seen, head, knee):
+    card = replace(the_card, scope=Scope(body_parts=seen))
+    for part, warned in (("HEAD", head), ("KNEE", knee), ("CHEST", False)):
+        assert len(warnings(a_body, MM, CT | {"body_part": part}, card)) == warned, part
 
-    free = replace(the_card, limits=["None that we know."])
-    assert warnings(a_body, (0.7, 0.7, 0.5), CT | {"kernel": "BONE", "body_part": "HEAD"}, free) == []
+
+def test_a_model_of_which_nothing_is_known_is_not_warned_about(a_body, the_card):
+    """Whatever its card says in words."""
+    known = CT | {"kernel": "BONE", "body_part": "HEAD"}
+    free = replace(the_card, scope=Scope())
+    assert len(warnings(a_body, (0.7, 0.7, 0.5), known, the_card)) == 3
+    assert warnings(a_body, (0.7, 0.7, 0.5), known, free) == warnings(a_body, (0.7, 0.7, 50), known, free) == []
 
 
 def test_the_gravest_comes_first_and_words_are_translated(a_body, the_card):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ASCONDenoiseLib import wording
 from ASCONDenoiseLib.clustering import READINGS_HU
-from ASCONDenoiseLib.models import ModelCard
+from ASCONDenoiseLib.models import ModelCard, Scope, find_model, load_card
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,7 @@ def test_card_shows_everything_and_runs_no_markup():
         licence="Apache-2.0",
         intended_use="Research",
         limits=["Not for children"],
+        scope=Scope(),
         metrics={"abdomen": {"psnr_db": 44.1234, "slices": 20}},
         sha256="ab" * 32,
     )
@@ -105,6 +108,23 @@ def test_card_shows_everything_and_runs_no_markup():
     assert "<script>" not in page and "&lt;script&gt;" in page and "A &amp; B" in page
     for words in ("Not for children", "Research", "abdomen: psnr_db 44.12, slices 20", "ab" * 32, "Apache-2.0"):
         assert words in page
+
+
+def test_a_card_shows_what_is_known_of_its_scope():
+    card = load_card(find_model())
+    lines = [
+        "slices of 2.5 to 10 mm",
+        "0.17 to 0.38 of the normal dose",
+        "kernels: GE STANDARD, Siemens B40f, Toshiba FC13, Philips B",
+        "no kernels for lung or bone",
+        "parts of the body: chest, abdomen, pelvis",
+    ]
+    assert wording.scope_lines(card.scope) == lines
+    assert "Seen in training" in wording.card_html(card) and "<br>".join(lines) in wording.card_html(card)
+    assert "Seen in training" not in wording.card_html(replace(card, scope=Scope()))
+    some = Scope(slice_mm=(3.0, 3.0), sharp_kernels=True)
+    assert wording.scope_lines(some) == ["slices of 3 mm", "kernels for lung or bone too"]
+    assert all(line.isupper() for line in wording.scope_lines(Scope(sharp_kernels=False), str.upper))
 
 
 @pytest.mark.parametrize(

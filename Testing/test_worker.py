@@ -28,7 +28,7 @@ from ASCONDenoiseLib.clustering import ClusterSettings
 from ASCONDenoiseLib.dicom import read_series
 from ASCONDenoiseLib.dose import DoseSettings, scan, simulate
 from ASCONDenoiseLib.image_quality import quality
-from ASCONDenoiseLib.models import ModelCard
+from ASCONDenoiseLib.models import ModelCard, Scope
 from ASCONDenoiseLib.networks.esau_net import ESAUNet
 from ASCONDenoiseLib.phantoms import abdomen
 from ASCONDenoiseLib.worker import parts
@@ -195,6 +195,7 @@ def a_card(architecture: str, **settings: Any) -> ModelCard:
         licence="Apache-2.0",
         intended_use="Tests.",
         limits=[],
+        scope=Scope(),
         metrics={},
     )
 

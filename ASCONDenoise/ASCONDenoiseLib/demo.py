@@ -27,6 +27,7 @@ from .output import (
 )
 from .report import Case, Panel, Table, metrics_tables, page, quality_tables, side_by_side_png
 from .volume import Geometry, InputError, Volume, like, read_volume
+from .wording import scope_lines
 
 if TYPE_CHECKING:
     from .dose import DoseSettings
@@ -315,12 +316,14 @@ def _write(folder: Path, outcomes: list[Outcome], card: ModelCard, dose: float) 
             write_file(volume, own / f"{name}.nrrd", record)
         cases.append(_case(outcome, _pictures(outcome, own, dose)))
     summary = _summary(outcomes, dose)
+    seen = scope_lines(card.scope)
     facts = {
         "Model": f"{card.name}, version {card.version}",
         "SHA-256 of the weights": card.sha256,
         "Trained on": "; ".join(card.training_data),
         "Training dose": card.dose,
         "Limits": "; ".join(card.limits),
+        **({"Seen in training": "; ".join(seen)} if seen else {}),
         "ASCON": __version__,
     }
     percent = f"{100 * dose:g} %"

@@ -97,10 +97,11 @@ def _import_model(args: argparse.Namespace, console: Console) -> None:
 
 def _show_model(args: argparse.Namespace, console: Console) -> None:
     from . import models
+    from .wording import scope_lines
 
     path = models.find_model(args.model)
     card = models.verify(path)
-    facts = {"file": str(path), **_fields(card)}
+    facts = {"file": str(path), **_fields(card), "scope": scope_lines(card.scope)}
     rows = [(name.replace("_", " "), line) for name, value in facts.items() for line in _lines(value)]
     console.answer(columns(rows), path=str(path), card=_fields(card))
 

@@ -60,6 +60,22 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What a model has seen in training, where a volume can be compared with it. None or empty: not known."""
+
+    slice_mm: tuple[float, float] | None = None
+    """Thinnest and thickest slices."""
+    doses: tuple[float, float] | None = None
+    """Lowest and highest dose of the inputs, as fractions of the normal dose."""
+    kernels: tuple[str, ...] = ()
+    """For people to read: makers name theirs as they like, so `sharp_kernels` is what is compared."""
+    sharp_kernels: bool | None = None
+    """Whether there were kernels for lung or bone among them."""
+    body_parts: tuple[str, ...] = ()
+    """E.g. "chest", "abdomen"; what `suitability` looks for is "head" and "limbs"."""
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What a model is, where it comes from and what it may be used for."""
 
@@ -82,6 +98,7 @@ class ModelCard:
     intended_use: str
     limits: list[str]
     """What the model was not tried on, or is known to do badly."""
+    scope: Scope
     metrics: dict[str, Any]
     """Measured results, by name; the names say on which data."""
     sha256: str = ""
@@ -113,32 +130,48 @@ class ModelCard:
             raise ModelError(f"{source} is not valid JSON ({error}). Get the model again.") from None
         if not isinstance(values, dict):
             raise ModelError(f"{source} is not a JSON object. Get the model again.")
-        known = {field.name for field in fields(cls)}
-        if missing := sorted(known - values.keys()):
+        if missing := sorted(_EXPECTED.keys() - values.keys()):
             raise ModelError(f"{source} lacks {', '.join(missing)}. Add what is missing, or get the model again.")
-        if unknown := sorted(values.keys() - known):
-            raise ModelError(
-                f"{source} has fields that this version does not know: {', '.join(unknown)}. "
-                "Remove them, or update ASCON."
-            )
-        for name, value in values.items():
-            if not _fits(name, value):
-                raise ModelError(f'{source} has a wrong value for "{name}": {value!r}. It should be {_EXPECTED[name]}.')
-        return cls(**{**values, "window_hu": tuple(float(hu) for hu in values["window_hu"])})
+        _check_values(values, _EXPECTED, source)
+        scope = {f"scope.{name}": value for name, value in values["scope"].items()}
+        _check_values(scope, _EXPECTED_OF_SCOPE, source)
+        tuples = {name: _as_tuple(value) for name, value in values["scope"].items()}
+        return cls(**{**values, "window_hu": _as_tuple(values["window_hu"]), "scope": Scope(**tuples)})
 
 
 _EXPECTED = {field.name: "text" for field in fields(ModelCard)} | {
     "settings": "an object",
     "metrics": "an object",
+    "scope": "an object",
     "training_data": "a list of texts",
     "limits": "a list of texts",
     "window_hu": "two numbers, the lower one first",
     "sha256": "64 hexadecimal digits",
 }
+"""Field of a card -> what it should be, in words that `_fits` knows."""
+
+_EXPECTED_OF_SCOPE = {
+    "scope.slice_mm": "two numbers above 0 and up to 1000, the lower one first, or null",
+    "scope.doses": "two numbers above 0 and up to 1, the lower one first, or null",
+    "scope.kernels": "a list of texts",
+    "scope.sharp_kernels": "true, false or null",
+    "scope.body_parts": "a list of texts",
+}
 
 
-def _fits(name: str, value: object) -> bool:
-    match _EXPECTED[name]:
+def _check_values(values: dict[str, Any], expected: dict[str, str], source: str) -> None:
+    """Raises ModelError at what is unknown or not as expected."""
+    if unknown := sorted(values.keys() - expected.keys()):
+        raise ModelError(
+            f"{source} has fields that this version does not know: {', '.join(unknown)}. Remove them, or update ASCON."
+        )
+    for name, value in values.items():
+        if not _fits(expected[name], value):
+            raise ModelError(f'{source} has a wrong value for "{name}": {value!r}. It should be {expected[name]}.')
+
+
+def _fits(expected: str, value: object) -> bool:
+    match expected:
         case "text":
             return isinstance(value, str) and value != ""
         case "an object":
@@ -147,9 +180,25 @@ def _fits(name: str, value: object) -> bool:
             return isinstance(value, list) and all(isinstance(item, str) for item in value)
         case "64 hexadecimal digits":
             return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-        case _:  # the window
-            numbers = isinstance(value, list) and len(value) == 2 and all(type(hu) in (int, float) for hu in value)
-            return numbers and value[0] < value[1]
+        case "true, false or null":
+            return value is None or isinstance(value, bool)
+        case "two numbers, the lower one first":
+            return _are_two_numbers(value) and value[0] < value[1]
+        case "two numbers above 0 and up to 1, the lower one first, or null":
+            return value is None or _are_two_numbers(value) and 0 < value[0] <= value[1] <= 1
+        case _:  # slices in mm
+            return value is None or _are_two_numbers(value) and 0 < value[0] <= value[1] <= 1000
+
+
+def _are_two_numbers(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(number) in (int, float) for number in value)
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list of JSON as a tuple, its numbers as floats; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    return tuple(float(item) if isinstance(item, int) else item for item in value)
 
 
 def models_folder() -> Path:

@@ -1,7 +1,7 @@
 """Whether a volume is what a model is for: sentences that warn and never refuse. numpy only.
 
-First what every model expects (HU of a CT, not denoised before), then the limits that a model's card states in words
-and that can be checked here. What is not known about a volume raises no warning.
+First what every model expects (HU of a CT, not denoised before), then what the model has seen in training, as the scope
+on its card says. What is not known about a volume or a model raises no warning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from .models import ModelCard
+from .models import ModelCard, Scope
 
 Translate = Callable[[str], str]
 
@@ -29,8 +29,14 @@ SHARP_KERNELS = re.compile(r"LUNG|BONE|EDGE|ULTRA|DETAIL|^[A-Z]{1,2}[6-9]\d|^FC[
 """Convolution kernels (0018,1210) for lung and bone: names of GE, numbers of Siemens (B70f, Br64) and of
 Canon (FC30, FC52, FC86), letters of Philips."""
 
-OTHER_PARTS = re.compile("HEAD|BRAIN|SKULL|EXTREMITY|KNEE|ANKLE|FOOT|HAND|WRIST", re.IGNORECASE)
-"""Values of BodyPartExamined (0018,0015) for heads and limbs."""
+OTHER_PARTS = tuple(
+    re.compile(words, re.IGNORECASE) for words in ("HEAD|BRAIN|SKULL", "LIMB|EXTREMITY|KNEE|ANKLE|FOOT|HAND|WRIST")
+)
+"""Heads, and limbs: values of BodyPartExamined (0018,0015), and words of a card."""
+
+THINNER, THICKER = 0.99, 1.5
+"""Below so much of the thinnest slices that a model has seen, or above so much of the thickest, slices are new to it.
+Headers round, hence not 1; thicker slices have less noise, so of that it bears more."""
 
 
 def warnings(
@@ -51,11 +57,10 @@ def warnings(
     """
     found = [_no_ct(voxels_hu, description, _), _done_before(description, _)]
     if card is not None:
-        limits = " ".join(card.limits).lower()
         found += [
-            _thin(float(spacing_mm[2]), limits, _),
-            _sharp(description.get("kernel", ""), limits, _),
-            _other_body_part(description.get("body_part", ""), limits, _),
+            _other_slices(float(spacing_mm[2]), card.scope, _),
+            _sharp(description.get("kernel", ""), card.scope, _),
+            _other_body_part(description.get("body_part", ""), card.scope, _),
         ]
     return [sentence for sentence in found if sentence]
 
@@ -90,22 +95,27 @@ def _done_before(description: Mapping[str, str], _: Translate) -> str:
     return ""
 
 
-def _thin(thickness_mm: float, limits: str, _: Translate) -> str:
-    thinnest = re.search(r"thinner than ([\d.]+) mm", limits)
-    if thinnest and thickness_mm < 0.99 * float(thinnest[1]):  # headers round
-        return _("Its slices of {mm:g} mm are thinner than those that the model has seen ({least} mm or more).").format(
-            mm=round(thickness_mm, 2), least=thinnest[1]
-        )
-    return ""
+def _other_slices(mm: float, scope: Scope, _: Translate) -> str:
+    if scope.slice_mm is None:
+        return ""
+    thinnest, thickest = scope.slice_mm
+    if mm < THINNER * thinnest:
+        text = _("Its slices of {mm:g} mm are thinner than those that the model has seen ({least:g} mm or more).")
+    elif mm > THICKER * thickest:
+        text = _("Its slices of {mm:g} mm are much thicker than those that the model has seen ({most:g} mm or less).")
+    else:
+        return ""
+    return text.format(mm=round(mm, 2), least=thinnest, most=thickest)
 
 
-def _sharp(kernel: str, limits: str, _: Translate) -> str:
-    if "bone kernels" in limits and SHARP_KERNELS.search(kernel.strip()):
+def _sharp(kernel: str, scope: Scope, _: Translate) -> str:
+    if scope.sharp_kernels is False and SHARP_KERNELS.search(kernel.strip()):
         return _("The kernel {kernel} is sharper than those that the model has seen.").format(kernel=kernel.strip())
     return ""
 
 
-def _other_body_part(body_part: str, limits: str, _: Translate) -> str:
-    if "heads" in limits and OTHER_PARTS.search(body_part):
+def _other_body_part(body_part: str, scope: Scope, _: Translate) -> str:
+    seen = ", ".join(scope.body_parts)
+    if seen and any(part.search(body_part) and not part.search(seen) for part in OTHER_PARTS):
         return _("The model was not trained on this part of the body ({part}).").format(part=body_part)
     return ""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .models import ModelCard
+from .models import ModelCard, Scope
 
 Translate = Callable[[str], str]
 
@@ -98,12 +98,35 @@ def separation(numbers: Mapping[str, float] | None, _: Translate = str) -> str:
     return text.format(**{name: f"{value:.2f}" for name, value in numbers.items()})
 
 
+def scope_lines(scope: Scope, _: Translate = str) -> list[str]:
+    """What a model has seen in training, a line for each thing that is known; empty where nothing is."""
+    lines = []
+    if scope.slice_mm is not None:
+        lines.append(_("slices of {mm} mm").format(mm=_range(scope.slice_mm, _)))
+    if scope.doses is not None:
+        lines.append(_("{part} of the normal dose").format(part=_range(scope.doses, _)))
+    if scope.kernels:
+        lines.append(_("kernels: {names}").format(names=", ".join(scope.kernels)))
+    if scope.sharp_kernels is not None:
+        lines.append(_("kernels for lung or bone too") if scope.sharp_kernels else _("no kernels for lung or bone"))
+    if scope.body_parts:
+        lines.append(_("parts of the body: {names}").format(names=", ".join(scope.body_parts)))
+    return lines
+
+
+def _range(ends: tuple[float, float], _: Translate) -> str:
+    low, high = ends
+    return f"{low:g}" if low == high else _("{low:g} to {high:g}").format(low=low, high=high)
+
+
 def card_html(card: ModelCard, _: Translate = str) -> str:
     """A model's card, for people: what it is for and its limits first."""
+    seen = scope_lines(card.scope, _)
     rows = [
         (_("Version"), f"{card.version} ({card.date})"),
         (_("For"), card.intended_use),
         (_("Limits"), card.limits),
+        *([(_("Seen in training"), seen)] if seen else []),
         (_("Trained on"), card.training_data),
         (_("Dose"), card.dose),
         (_("Network"), f"{card.architecture}, {card.preset}"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ASCONDenoiseLib.phantoms import Phantom
 
-LDCT = "LDCT"
+LDCT, NDCT = "LDCT", "NDCT"
 TUNING_SLICES = 3
 """Slices of each volume on which a filter's setting is chosen."""
 UNKNOWN_NOISE_HU = 40.0
@@ -214,16 +214,19 @@ def compare(
     """Measure networks, and classical filters, on one split of the prepared set `data`.
 
     Args:
-        networks: name -> network and card; the first is tested against each of the others.
+        networks: name -> network and card; the first is tested against each of the others. No `reserved_names`.
         device: as in inference.denoise.
         not_run: rows that stay empty -> why.
         say: called with a sentence now and then.
         see: called for each volume with its name, the middle slice (H, W) of the NDCT and of each output, its spacing.
 
-    Raises ComparisonError where a model was trained on a scan, datasets.DataError where the set cannot be used.
+    Raises ComparisonError where a model was trained on a scan or has the name of another row, datasets.DataError where
+    the set cannot be used.
     """
     if not networks:
         raise ComparisonError("There is no model to compare: name one or more.")
+    if mixed := sorted(reserved_names() & networks.keys()):
+        raise ComparisonError(f"Models are named like other rows of the table ({', '.join(mixed)}): rename them.")
     say = say or (lambda text: None)
     slices = WholeSlices(data, settings.split, every=settings.every)
     cards = {name: card for name, (_, card) in networks.items()}
@@ -240,7 +243,7 @@ def compare(
     for patient, volume, indices, ndct, ldct, spacing_mm in _volumes(slices):
         say(f"{volume}: {len(ndct)} slices")
         places = _Places(ndct, spacing_mm)
-        middle = {"NDCT": ndct[len(ndct) // 2]}
+        middle = {NDCT: ndct[len(ndct) // 2]}
         for method, output, seconds, setting in _outputs(methods, ndct, ldct, spacing_mm):
             one = found[method.name]
             one.seconds += seconds
@@ -260,6 +263,11 @@ def compare(
     tests = paired_tests(rows, list(networks)[0])
     patients = len(rows[0].patient_means("psnr_db"))
     return Found(Path(data).name, settings, patients, tuple(rows), dict(not_run or {}), tests, tuple(warnings))
+
+
+def reserved_names() -> set[str]:
+    """Names that no model may have in a comparison: those of the images, and of the classical filters."""
+    return {LDCT, NDCT, *filters.candidates(UNKNOWN_NOISE_HU)}
 
 
 def check_unseen(cards: Mapping[str, models.ModelCard], scans: Mapping[str, str], allow_seen: bool) -> list[str]:

@@ -33,7 +33,14 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 
 def _add_shared(parser: Parser) -> None:
     add = parser.add_argument
-    add("--models", metavar="MODEL", nargs="+", required=True, help="names or files of models")
+    add(
+        "--models",
+        metavar="MODEL",
+        nargs="+",
+        required=True,
+        help="names or files of models; LABEL=MODEL gives one another name in the tables than its card does, e.g. "
+        '"ESAU-Net=runs/esau/ascon.safetensors"',
+    )
     add("--data", metavar="SET", type=Path, required=True, help="prepared set (`ascon prepare`) with unseen patients")
     add("--out", metavar="DIR", type=Path, required=True, help="folder for tables and pictures")
     add("--split", choices=("test", "validation"), default="test", help="of the set (default: test)")
@@ -174,15 +181,46 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.out} exists and is not empty: name a new folder with --out.")
 
 
-def _networks(names: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
-    """Name -> network and card. Two models may have one name: the second gets a number."""
-    from ASCONDenoiseLib.models import find_model, load_network
+def _networks(texts: Sequence[str]) -> dict[str, tuple[nn.Module, ModelCard]]:
+    """Name of the row -> network and card. The name is the label, or the card's, with a number where that is taken."""
+    from ASCONDenoiseLib.models import load_network
 
+    labelled = [_labelled(text) for text in texts]
+    taken = _check_labels([label for label, _ in labelled if label])
     found: dict[str, tuple[nn.Module, ModelCard]] = {}
-    for name in names:
-        network, card = load_network(find_model(name))
-        free, number = card.name, 2
-        while free in found:
-            free, number = f"{card.name} ({number})", number + 1
-        found[free] = (network, card)
+    for label, path in labelled:
+        network, card = load_network(path)
+        name, number = label or card.name, 2
+        while not label and name in taken:
+            name, number = f"{card.name} ({number})", number + 1
+        taken.add(name)
+        found[name] = (network, card)
     return found
+
+
+def _labelled(text: str) -> tuple[str, Path]:
+    """Label ("" for none) and file of MODEL or LABEL=MODEL; a model whose own name holds "=" goes before."""
+    from ASCONDenoiseLib.models import ModelError, find_model
+
+    try:
+        return "", find_model(text)
+    except ModelError:
+        label, equals, model = text.partition("=")
+        if not equals:
+            raise
+    if not (label.strip() and model):
+        raise UsageError(f"--models takes MODEL or LABEL=MODEL; got {text}.")
+    return label.strip(), find_model(model)
+
+
+def _check_labels(labels: Sequence[str]) -> set[str]:
+    """All names that other rows have, labels among them. Raises UsageError for a label that is one already."""
+    from ASCONTrainingLib.comparison import reserved_names
+
+    taken = reserved_names()
+    for label in labels:
+        if label in taken:
+            whose = "two models" if labels.count(label) > 1 else "a model, but another row of the table has that name"
+            raise UsageError(f'--models gives the label "{label}" to {whose}: choose another.')
+        taken.add(label)
+    return taken

@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -431,6 +431,7 @@ class _Run:
             licence="not stated",
             intended_use="Research. Not for diagnosis.",
             limits=limits,
+            scope=_scope(self.index, self.config),
             metrics=measured | {"training": training},
         )
 
@@ -492,6 +493,20 @@ def _dose(index: Index, config: TrainConfig) -> str:
     if index.simulated and doses:
         return f"{doses[0]:g}{f' to {doses[-1]:g}' if len(doses) > 1 else ''}, simulated"
     return "quarter dose, as delivered" if index.kind.startswith("mayo") else "that of the low-dose series, as measured"
+
+
+def _scope(index: Index, config: TrainConfig) -> models.Scope:
+    """What the set says of the scans that train; phantoms are no scans, and nothing is known of kernels and bodies."""
+    scans = [volume for volume in index.of("train") if not volume.is_phantom]
+    if not scans:
+        return models.Scope()
+    doses = config.doses or [volume.dose for volume in scans if volume.dose is not None]
+    return models.Scope(slice_mm=_ends([volume.spacing_mm[2] for volume in scans]), doses=_ends(doses))
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float] | None:
+    """The lowest and the highest in four digits; None of none."""
+    return (float(f"{min(values):.4g}"), float(f"{max(values):.4g}")) if values else None
 
 
 def _mean_sd(comparison: metrics.Comparison) -> dict[str, list[float]]:

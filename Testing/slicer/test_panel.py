@@ -38,7 +38,8 @@ for seed, path in enumerate(sys.argv[1:]):
     card = models.ModelCard(
         name=f"model {seed}", version="1.0", architecture="esau_net", settings={}, window_hu=(-1000.0, 2000.0),
         preset="released", training_data=["none <at all>"], dose="none", date="2026-01-01", licence="Apache-2.0",
-        intended_use="Tests of the panel", limits=["Everything"], metrics={"psnr_db": 1.25})
+        intended_use="Tests of the panel", limits=["Everything"], scope=models.Scope(),
+        metrics={"psnr_db": 1.25})
     models.save_model(ESAUNet(), card, path)
 """
 
@@ -386,14 +387,14 @@ class WarningTest(PanelTestCase):
         self.choices.outputVolume = None
         self.assertIn("denoised already", self.warning(result))
 
-    def test_the_limits_on_the_card_of_the_chosen_model(self):
+    def test_the_scope_of_the_chosen_model(self):
         thin = makeVolume("thin", self.voxels)
         thin.SetSpacing(0.8, 0.9, 1.0)
-        self.assertEqual(self.warning(thin), "")  # the card of the test's model names none
+        self.assertEqual(self.warning(thin), "")  # nothing is known of the test's models
         path = modelFolder / "test-model-1.json"
         card = path.read_text()
         try:
-            path.write_text(card.replace("Everything", "Slices thinner than 2.5 mm were not seen."))
+            path.write_text(card.replace('"slice_mm": null', '"slice_mm": [2.5, 5]'))
             self.choices.model = "test-model-1"
             self.assertIn("1 mm are thinner", self.ui.warningLabel.text)
         finally:
@@ -1020,7 +1021,8 @@ class DicomTest(PanelTestCase):
         path = modelFolder / "test-model-0.json"
         card = path.read_text()
         try:
-            path.write_text(card.replace("Everything", "Bone kernels and heads were not seen."))
+            seen = card.replace('"sharp_kernels": null', '"sharp_kernels": false')
+            path.write_text(seen.replace('"body_parts": []', '"body_parts": ["chest"]'))
             self.choices.inputVolume = self.ldct
             self.assertEqual(self.ui.warningLabel.text, "")
             for file in self.instances.values():
