@@ -29,6 +29,27 @@ def test_ssim_of_a_batch_is_the_mean():
     assert torch.allclose(losses.ssim(x, y), apart.mean())
 
 
+def test_response_loss_is_the_share_of_the_lesions_that_is_lost():
+    added = torch.zeros(2, 1, 32, 32)
+    added[:, :, 8:16, 8:16] = 0.01
+    noise = 0.001 * torch.randn(2, 1, 32, 32)  # the lesions are seen: energy over noise is some 80 squared
+    assert losses.response_loss(added, added, noise) == 0
+    assert losses.response_loss(0.8 * added, added, noise).item() == pytest.approx(0.04, rel=0.01)
+    assert losses.response_loss(0 * added, added, noise).item() == pytest.approx(1, rel=0.01)
+    hidden = losses.response_loss(0 * added, added, 1000 * noise).item()
+    assert 0 < hidden < 1e-3  # of a lesion that noise hides nothing is asked
+    half = 0.01 * 8 / losses.VISIBLE_SNR * torch.randn(2, 1, 320, 320)
+    assert losses.response_loss(0 * added, added, half).item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_response_loss_is_0_and_finite_without_lesions_and_without_noise():
+    nothing, random = torch.zeros(1, 1, 16, 16), torch.rand(1, 1, 16, 16, requires_grad=True)
+    loss = losses.response_loss(random, nothing, torch.rand(1, 1, 16, 16))
+    loss.backward()
+    assert loss == 0 and torch.isfinite(random.grad).all()
+    assert torch.isfinite(losses.response_loss(nothing, random.detach(), nothing))
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 32, 48), (1, 1, 37, 17)])
 def test_local_mean_loss_compares_the_means_of_regions(shape):
     x, y = torch.rand(2, *shape, dtype=torch.float64)

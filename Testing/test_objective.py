@@ -118,6 +118,33 @@ def test_without_alternate_learning_one_loss_moves_both():
     assert "mac_loss" not in values
 
 
+def test_the_answer_to_lesions_is_a_part_of_the_loss():
+    network, (ldct, ndct) = a_denoiser(), a_batch()
+    ndct = 0.3 + 0.1 * ndct  # tissue, which lesions lie in
+    loss = LossConfig(mse_weight=3.0, ssim_weight=0.0, response_weight=2.0)
+    objective = an_objective(network, loss=loss)
+    batch = objective._with_lesions(ascon.Batch(ldct, ndct), seeded(4))
+    assert batch.lesions.abs().max() > 5 / 3000 and not batch.before.requires_grad
+    assert torch.equal(batch.ldct - ldct, (ldct + batch.lesions) - ldct)
+    by_hand = copy.deepcopy(network)
+    values = objective.step(ldct, ndct, seeded(4))
+
+    denoised = by_hand(ldct + batch.lesions)
+    response = losses.response_loss(denoised - by_hand(ldct).detach(), batch.lesions, ldct - ndct)
+    total = 3 * F.mse_loss(denoised, ndct + batch.lesions) + 2 * response
+    descend_by_hand(by_hand, total, RATE)
+    assert_same(network, weights(by_hand), rtol=1e-4, atol=1e-6)
+    assert values["response"] == pytest.approx(response.item(), rel=1e-4)
+    assert values["loss"] == pytest.approx(total.item(), rel=1e-4)
+
+
+def test_lesions_wait_for_their_share_of_the_training():
+    loss = LossConfig(response_weight=1.0, response_from=0.5)
+    for share, there in ((0.4, False), (0.5, True)):
+        values = an_objective(a_denoiser(), loss=loss, share=lambda share=share: share).step(*a_batch(), seeded())
+        assert ("response" in values) == there
+
+
 def test_without_mac_net_a_step_is_one_of_the_pixel_loss():
     network = a_denoiser()
     by_hand, (ldct, ndct) = copy.deepcopy(network), a_batch()

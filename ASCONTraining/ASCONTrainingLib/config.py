@@ -80,11 +80,15 @@ class LossConfig:
     product_output: bool = False  # compare y = x + G(c) - c, what the product makes of G, with the NDCT, both unclipped
     local_mean_weight: float = 0.0  # of the MSE of 16x16 means: keeps regions from shifting by a few HU
     local_mean_from: float = 0.0  # share of the training from which on it counts; from the start it slows learning
+    response_weight: float = 0.0  # of the error in what lesions, added on top, add to the output: keeps their contrast
+    response_from: float = 0.0  # share of the training from which on it counts
 
     def __post_init__(self) -> None:
         names = ("mse_weight", "ssim_weight", "perceptual_weight", "mac_weight", "mac_net_loss_weight")
-        _at_least("loss", self, 0, *names, "local_mean_weight")
-        _require(0 <= self.local_mean_from < 1, "loss.local_mean_from", self.local_mean_from, "from 0 to below 1")
+        _at_least("loss", self, 0, *names, "local_mean_weight", "response_weight")
+        for name in ("local_mean_from", "response_from"):
+            share = getattr(self, name)
+            _require(0 <= share < 1, f"loss.{name}", share, "from 0 to below 1")
         some = self.mse_weight + self.ssim_weight + self.perceptual_weight > 0
         _require(some, "loss", "no weight of MSE, SSIM or perceptual loss", "above 0 in one of them")
         if self.perceptual_weight and self.vgg_weights is None:

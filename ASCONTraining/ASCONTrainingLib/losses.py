@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -10,6 +12,10 @@ SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 MEAN_SIDE = 16
 """Pixels, side of the regions whose mean is compared."""
+RESPONSE_SIDE = 64
+"""Pixels, side of the regions whose answer to lesions is looked at: about one lesion each."""
+VISIBLE_SNR = 5.0
+"""Lesions whose energy is this many times the noise's deviation count half in `response_loss`, fainter ones less."""
 
 
 def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -47,6 +53,20 @@ def local_mean_loss(denoised: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
     pixels does not notice, counts here.
     """
     return F.avg_pool2d(denoised - ndct, MEAN_SIDE).square().mean()
+
+
+def response_loss(gained: torch.Tensor, added: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """How far the denoiser's answer to lesions is from the lesions themselves: a scalar, 0 for a perfect answer.
+
+    gained: what the output gained when `added` was added to the input; noise: of that input; (B, 1, H, W) each.
+    Not in the paper. An error of the image is least when faint contrasts shrink towards what surrounds them; this asks
+    for the contrast itself: in each region of 64x64 pixels, the energy of gained - added over that of added. What noise
+    hides must not be asked for, or noise of that shape would be kept as well: see VISIBLE_SNR.
+    """
+    sides = tuple(min(RESPONSE_SIDE, side) for side in added.shape[-2:])
+    error, energy, variance = (F.avg_pool2d(x.square(), sides) for x in (gained - added, added, noise))
+    snr = math.prod(sides) * energy / variance.clamp(min=1e-12)  # squared
+    return (error / energy.clamp(min=1e-15) * snr / (snr + VISIBLE_SNR**2)).mean()
 
 
 def global_loss(
