@@ -41,6 +41,9 @@ BLEND_DELAY_MS = 250
 
 FLICKER_MS = 500
 
+WARNING_ON_DARK = "#fbbf24"
+"""Colour of the notice and the warnings where Slicer's style is dark; for a light one the .ui file has a darker one."""
+
 
 class ASCONDenoise(ScriptedLoadableModule):
     """What Slicer shows about the module."""
@@ -293,7 +296,9 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._observedInput = None
         self._devices = []  # the worker's, once it was asked
         self._installing = False
+        self._doing = ""  # the line under the button, while a task is under way
         self._numbers = []  # rows of the table
+        self._numbersOf = ""  # the volume's name; it may be gone by the time that they are exported
         self._warned = None  # what the warning on show is about
         self._comparison = Comparison()
         self._anatomy = None  # the section of that name
@@ -311,6 +316,10 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.onProgress = self.onProgress
         self.logic.onEnd = self.onTaskEnd
         self._anatomy = AnatomySection(ui)
+        palette = panel.palette  # kept: its colours are parts of it
+        if palette.color(qt.QPalette.Window).lightness() < 128:
+            for label in (ui.noticeLabel, ui.warningLabel):
+                label.styleSheet += f"color: {WARNING_ON_DARK};"
         self._flickerTimer.timeout.connect(self.onFlicker)
         for name, percent in PRESETS.items():
             getattr(ui, f"{name}Button").clicked.connect(lambda _on, percent=percent: self.setStrength(percent))
@@ -579,9 +588,9 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             if ensurePackages(packages):
                 self.logic.tasks.worker.stop("")  # the next one sees what was installed
-            self._say(words.format(name=node.inputVolume.GetName()), kind)
+            self._doing = words.format(name=node.inputVolume.GetName())
             bar.setRange(0, 0)
-            bar.format = _("handing the voxels over")
+            self._sayProgress(bar, _("handing the voxels over"), kind)
             start(node)
         except (RuntimeError, ValueError) as error:
             self._say(str(error), kind)
@@ -600,7 +609,14 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if event["event"] == "progress":
             bar.setRange(0, event["total"])
             bar.value = event["done"]
+        self._sayProgress(bar, text, task.kind)
+
+    def _sayProgress(self, bar, text: str, kind: str) -> None:
+        """In the bar; in the line below as well while Qt draws no text in it: no total is known yet, or it is macOS."""
         bar.format = text
+        if kind != "save":
+            unseen = bar.maximum == 0 or sys.platform == "darwin"
+            self._say(f"{self._doing} {text}" if unseen else self._doing, kind)
 
     def onTaskEnd(self, task, result, error) -> None:
         if error is not None:
@@ -624,6 +640,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif task.kind == "difference":
             self._compare()
         elif task.kind == "measure":
+            self._numbersOf = task.nodes[1].GetName()
             self._showNumbers(mrml.number_rows(result, _), " ".join(result["notes"]))
         elif task.kind == "save":
             self._onSaved(result)
@@ -720,7 +737,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.clipboard().setText(mrml.rows_as_text(self._numbers))
 
     def onExportNumbers(self) -> None:
-        name = _("{volume} numbers").format(volume=self._parameterNode.outputVolume.GetName())
+        name = _("{volume} numbers").format(volume=self._numbersOf)
         self._say(
             _("Made the table {name}.").format(name=mrml.number_table(slicer.mrmlScene, name, self._numbers).GetName())
         )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from system_packages import skip_without_standin
@@ -74,6 +75,7 @@ import test_panel
 test_panel.setUpModule()
 panel = slicer.modules.ASCONDenoiseWidget
 panel._parameterNode.inputVolume = test_panel.makeVolume("CT", test_panel.someVoxels(200))
+panel._parameterNode.anatomy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
 panel.ui.denoiseButton.click()
 while "slice" not in panel.ui.progressBar.format:
     slicer.app.processEvents()
@@ -82,6 +84,7 @@ sys.stdout.flush()
 if {how!r} == "killed":
     os._exit(1)
 slicer.app.aboutToQuit.emit()
+assert not standin.UNCAUGHT, standin.UNCAUGHT
 print(*(path.name for path in os.scandir(slicer.app.temporaryPath) if "ASCON" in path.name), "left")
 """
 
@@ -137,6 +140,14 @@ def test_untranslated_texts_are_seen(tmp_path):
     file = tmp_path / "sample.py"
     file.write_text('"""A docstring here."""\nlabel.text = "Not translated"\nlabel.toolTip = _("Is translated")\n')
     assert untranslated(file) == ["2: Not translated"]
+
+
+def test_the_fields_of_forms_grow_in_every_style():
+    """Qt leaves it to the style where the file does not say it, and macOS's keeps selectors and sliders small."""
+    ui = ElementTree.parse(ROOT / "ASCONDenoise/Resources/UI/ASCONDenoise.ui")
+    forms = [layout for layout in ui.iter("layout") if layout.get("class") == "QFormLayout"]
+    said = [form.findtext("property[@name='fieldGrowthPolicy']/enum") for form in forms]
+    assert said and set(said) == {"QFormLayout::AllNonFixedFieldsGrow"}
 
 
 @pytest.mark.slow

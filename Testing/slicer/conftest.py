@@ -37,6 +37,18 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return NothingToImport.from_parent(parent, path=module_path) if MISSING else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def slicer_quits() -> Iterator[None]:
+    """A real Slicer unloads its modules then, and ends with an error where a panel's cleanup raises."""
+    yield
+    import slicer
+
+    standin.UNCAUGHT.clear()
+    slicer.app.processEvents()  # what was to be deleted is gone
+    slicer.app.aboutToQuit.emit()
+    assert not standin.UNCAUGHT, f"Slicer would have ended with an error: {standin.UNCAUGHT!r}"
+
+
 @pytest.fixture(autouse=True)
 def nothing_swallowed() -> Iterator[None]:
     standin.UNCAUGHT.clear()

@@ -74,6 +74,9 @@ def wait(until, seconds: float = 60.0) -> None:
 
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
+    if os.name == "nt":  # where os.kill(pid, 0) is a Ctrl-C
+        listed = subprocess.run(["tasklist", "/NH", "/FI", f"PID eq {pid}"], capture_output=True, text=True)
+        return str(pid) in listed.stdout.split()
     status = Path(f"/proc/{pid}/stat")
     if sys.platform.startswith("linux"):
         return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -187,13 +190,17 @@ class PanelTestCase(unittest.TestCase):
                 self.logic.wait()
                 self.logic.tasks.worker = type(warm[0])()
             self.panel.cleanup()
+            manager = slicer.app.moduleManager()  # else it is cleaned up again, without its widgets, when Slicer quits
+            manager.disconnect("moduleAboutToBeUnloaded(QString)", self.panel._onModuleAboutToBeUnloaded)
             self.panel.parent.hide()
             self.panel.parent.deleteLater()
             self.panel = None
         slicer.mrmlScene.Clear()
 
     def newFiles(self) -> list:
-        return [path for path in Path(slicer.app.temporaryPath).iterdir() if path not in self.files]
+        """The panel's; Slicer keeps its own there, too."""
+        files = Path(slicer.app.temporaryPath).glob("ASCON-*")
+        return [path for path in files if path not in self.files]
 
     def volumes(self) -> list:
         return [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]
@@ -275,15 +282,25 @@ class ClickTest(PanelTestCase):
         self.assertTrue(self.ui.progressBar.visible or not self.panel.parent.visible)
         wait(
             lambda: (
-                said.append((self.ui.progressBar.value, self.ui.progressBar.format))
+                said.append((self.ui.progressBar.value, self.ui.progressBar.text, self.ui.statusLabel.text))
                 or not self.logic.tasks.busy("denoise")
             )
         )
+        self.assertTrue(any(line == "Denoising CT... starting PyTorch" for _value, _text, line in said))
+        said = [(value, text or line.removeprefix("Denoising CT... ")) for value, text, line in said]  # what is seen
         texts = list(dict.fromkeys(text for _value, text in said))
         self.assertTrue(any(text == "starting PyTorch" for text in texts), texts)
         self.assertTrue(any(text.startswith("slice 6 of 6, ") and text.endswith(" s left") for text in texts), texts)
         self.assertEqual(self.ui.progressBar.maximum, 6)
         self.assertEqual([value for value, _text in said][-1], 6)
+
+    def test_progress_is_said_below_where_the_bar_draws_no_text(self):
+        self.ui.progressBar.setRange(0, 6)
+        self.panel._doing = "Denoising CT..."
+        for platform, words in (("linux", ""), ("win32", ""), ("darwin", " slice 2 of 6")):
+            with mock.patch.object(sys, "platform", platform):
+                self.panel._sayProgress(self.ui.progressBar, "slice 2 of 6", "denoise")
+            self.assertEqual(self.ui.statusLabel.text, f"Denoising CT...{words}")
 
     def test_second_click_uses_the_warm_worker_and_the_same_output(self):
         self.denoise()
@@ -647,6 +664,18 @@ class LifeTest(PanelTestCase):
         self.assertFalse(self.logic.tasks.busy("denoise"))
         self.denoise()
 
+    def test_what_is_no_message_of_the_worker_is_passed_over(self):
+        """A launcher or a Python that starts may write to the same stream."""
+        worker, heard = self.logic.tasks.worker, []
+        worker._pending[7] = heard.append, {}
+        output = b'warning: no display\n\n[1, 2]\n{"event": "result", "id": 7}\n'
+        worker.process = types.SimpleNamespace(readAllStandardOutput=lambda: types.SimpleNamespace(data=lambda: output))
+        try:
+            worker._onOutput(worker.process)
+        finally:
+            worker.process = None
+        self.assertEqual(heard, [{"event": "result", "id": 7}])
+
     def test_the_main_thread_is_never_busy_for_long(self):
         self.voxels = np.tile(someVoxels(1), (12, 2, 2))
         slicer.util.updateVolumeFromArray(self.ldct, self.voxels)
@@ -665,6 +694,40 @@ class LifeTest(PanelTestCase):
         self.denoise()
         timer.stop()
         self.assertLess(max(gaps), 0.2)
+
+
+class StyleTest(PanelTestCase):
+    """Legible in Slicer's light and dark styles."""
+
+    def setUp(self):
+        before, palette = (qt.QPalette(slicer.app.palette()) for _ in range(2))
+        self.addCleanup(lambda: slicer.app.setPalette(before))
+        window, text = (53, 240) if "dark" in self._testMethodName else (240, 53)
+        palette.setColor(qt.QPalette.Window, qt.QColor(window, window, window))
+        palette.setColor(qt.QPalette.WindowText, qt.QColor(text, text, text))
+        slicer.app.setPalette(palette)
+        super().setUp()
+
+    def contrast(self, label) -> float:
+        """Of text and window, as the accessibility guidelines reckon it."""
+
+        def luminance(color) -> float:
+            parts = [part / 255 for part in (color.red(), color.green(), color.blue())]
+            linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+            return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+        text = qt.QColor([rule.split(":")[1].strip() for rule in label.styleSheet.split(";") if "color" in rule][-1])
+        palette = self.panel.parent.palette  # kept: its colours are parts of it
+        low, high = sorted((luminance(text), luminance(palette.color(qt.QPalette.Window))))
+        return (high + 0.05) / (low + 0.05)
+
+    def test_warnings_on_light(self):
+        for label in (self.ui.noticeLabel, self.ui.warningLabel):
+            self.assertGreater(self.contrast(label), 4)
+
+    def test_warnings_on_dark(self):
+        for label in (self.ui.noticeLabel, self.ui.warningLabel):
+            self.assertGreater(self.contrast(label), 4)
 
 
 class StrengthTest(PanelTestCase):
@@ -776,6 +839,11 @@ class NumbersTest(PanelTestCase):
         self.assertEqual(node.GetName(), "CT denoised numbers")
         self.assertEqual(node.GetNumberOfRows(), len(lines) - 1)
         self.assertEqual(node.GetCellText(0, 1), lines[1].split("\t")[1])
+        slicer.mrmlScene.RemoveNode(node)
+        slicer.mrmlScene.RemoveNode(self.choices.outputVolume)  # the numbers stay on show
+        self.ui.exportNumbersButton.click()
+        (node,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
+        self.assertEqual(node.GetName(), "CT denoised numbers")
 
 
 class CompareTest(PanelTestCase):
@@ -1153,6 +1221,18 @@ class FirstUseTest(PanelTestCase):
 
         with mock.patch.object(slicer.packaging, "pip_ensure", declined):
             self.assertIn("Click again to be asked again", self.clickAndRead())
+
+    def test_a_package_that_was_removed_halfway(self):
+        """Its metadata have no version, which pip_check compares all the same."""
+
+        def check(requirements):
+            if "torch" in str(requirements):
+                raise TypeError("expected string or bytes-like object, got 'NoneType'")
+            return True
+
+        patch = mock.patch.object(slicer.packaging, "pip_check", check)
+        with patch, mock.patch.dict(sys.modules, PyTorchUtils=None):
+            self.assertIn("Install the extension PyTorch", self.clickAndRead())
 
     def test_ways_to_fail(self):
         for words, sentence in {

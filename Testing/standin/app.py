@@ -114,11 +114,23 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
 
 @offered
 class qSlicerModuleFactoryManager(QtCore.QObject):
-    modulesRegistered, moduleLoaded = Signal(list), Signal(str)
+    modulesRegistered, moduleLoaded, moduleAboutToBeUnloaded = Signal(list), Signal(str), Signal(str)
 
     def __init__(self):
         super().__init__()
         self._paths, self._loaded = {}, {}
+
+    def unloadModules(self):
+        """As when Slicer quits: modules go in the reverse order of loading, and a scripted module whose name comes
+        early in the alphabet is loaded before, so unloaded after, the built-in ones that it does not depend on. Each
+        has left `slicer.modules` by the time that its panels hear of it."""
+        for name in slicer.app._o._manager._built_in:
+            vars(slicer.modules).pop(name, None)
+        for name in reversed(list(self._loaded)):
+            for gone in (name + "Instance", name + "Widget", name.lower()):
+                vars(slicer.modules).pop(gone, None)
+            self.moduleAboutToBeUnloaded.emit(name)
+            del self._loaded[name]
 
     def registerModule(self, info):
         self._paths[info.completeBaseName()] = Path(info.absoluteFilePath())
@@ -164,6 +176,7 @@ class qSlicerModuleManager(QtCore.QObject):
     def __init__(self):
         super().__init__()
         self._factory = qSlicerModuleFactoryManager()
+        self._factory.moduleAboutToBeUnloaded.connect(self.moduleAboutToBeUnloaded)
         self._built_in = {}
 
     def factoryManager(self):
@@ -276,6 +289,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         slicer.mrmlScene, slicer.dicomDatabase = scene, wrap(ctkDICOMDatabase())
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._manager, self._io = qSlicerModuleManager(), qSlicerIOManager()
+        self.aboutToQuit.connect(self._manager._factory.unloadModules)
         self._logic.SetTemporaryPath(self.temporaryPath)
         self._logic.SetHomeDirectory(self.slicerHome)
         self._logic.SetShareDirectory("share")

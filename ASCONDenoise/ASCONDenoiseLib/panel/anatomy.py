@@ -184,5 +184,8 @@ class AnatomySection(VTKObservationMixin):
 
 
 def _hasPlot(layout: int) -> bool:
-    """Whether Slicer knows this layout as one with a plot view."""
-    return slicer.modules.plots.logic().GetLayoutWithPlot(layout) == layout
+    """Whether Slicer knows this layout as one with a plot view.
+
+    Asked of the class, not of the module Plots: Slicer unloads that first when it quits, and this panel goes later.
+    """
+    return slicer.vtkSlicerPlotsLogic.GetLayoutWithPlot(layout) == layout

@@ -23,7 +23,15 @@ TORCH = ">=2.2"
 
 def torchInstalled() -> bool:
     """Read from the packages' metadata: Slicer's own process does not import torch."""
-    return slicer.packaging.pip_check(f"torch{TORCH}")
+    return _installed(f"torch{TORCH}")
+
+
+def _installed(requirements) -> bool:
+    """pip_check, which raises whatever comes for a package that was removed halfway: that has no version any more."""
+    try:
+        return slicer.packaging.pip_check(requirements)
+    except Exception:
+        return False
 
 
 def ensurePackages(more=()) -> bool:
@@ -32,7 +40,7 @@ def ensurePackages(more=()) -> bool:
     As Slicer's own pip_ensure, it installs nothing in testing mode. Raises RuntimeError, a sentence, where that fails.
     """
     packages = [*PACKAGES, *more]
-    if torchInstalled() and slicer.packaging.pip_check(packages):
+    if torchInstalled() and _installed(packages):
         return False
     said = io.StringIO()  # pip's words go to the console only
     try:
@@ -51,7 +59,7 @@ def ensurePackages(more=()) -> bool:
         ) from None
     except Exception as error:
         raise RuntimeError(installation_failure(f"{said.getvalue()}\n{error}", _)) from None
-    missing = [package for package in [*packages, f"torch{TORCH}"] if not slicer.packaging.pip_check(package)]
+    missing = [package for package in [*packages, f"torch{TORCH}"] if not _installed(package)]
     if missing:
         raise RuntimeError(
             _("These Python packages are missing: {names}. Click again to install them.").format(

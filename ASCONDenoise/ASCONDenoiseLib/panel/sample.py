@@ -35,10 +35,11 @@ def load(logic) -> list:
     """[LDCT, NDCT] volume nodes: quarter dose simulated here, on a CT of Slicer's samples or, offline, a phantom."""
     import SampleData
 
-    normalDose = None
+    normalDose, failed = None, _("The low-dose abdomen could not be made.")
     try:
-        with slicer.util.tryWithErrorDisplay(_("The low-dose abdomen could not be made."), waitCursor=True):
+        with slicer.util.tryWithErrorDisplay(failed):  # it may ask: no wait cursor over a question
             ensurePackages()
+        with slicer.util.tryWithErrorDisplay(failed, waitCursor=True):
             with contextlib.suppress(Exception):  # offline: whatever it raises then
                 normalDose = SampleData.SampleDataLogic().downloadSample("CTLiver")
             nodes = logic.makeSample(normalDose)

@@ -76,7 +76,7 @@ class Worker:
         if process is not self.process:
             return
         *lines, self._unread = (self._unread + process.readAllStandardOutput().data()).split(b"\n")
-        for event in map(json.loads, lines):
+        for event in filter(None, map(_event, lines)):
             if event["event"] == "ready":
                 self.pid = event["pid"]
             if event["event"] == "ending":
@@ -116,6 +116,19 @@ class Worker:
         pending, self._pending = self._pending, {}
         for listener, _message in pending.values():
             qt.QTimer.singleShot(0, lambda listener=listener: listener({"event": "error", "message": message}))
+
+
+def _event(line: bytes) -> dict | None:
+    """What the worker says; None, and into the log, for what its start-up or a launcher wrote to the same stream."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if isinstance(event, dict) and "event" in event:
+        return event
+    if line.strip():
+        logging.info("ASCON worker: %s", line.decode(errors="replace").rstrip())
+    return None
 
 
 class Task:
