@@ -29,17 +29,31 @@ def test_ssim_of_a_batch_is_the_mean():
     assert torch.allclose(losses.ssim(x, y), apart.mean())
 
 
-def test_response_loss_is_the_share_of_the_lesions_that_is_lost():
+def a_lesion() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images with a square lesion each, and noise that does not hide it: SNR 80 by its area."""
     added = torch.zeros(2, 1, 32, 32)
     added[:, :, 8:16, 8:16] = 0.01
-    noise = 0.001 * torch.randn(2, 1, 32, 32)  # the lesions are seen: energy over noise is some 80 squared
+    return added, 0.001 * torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_response_loss_is_the_share_of_contrast_and_of_sharpness_that_is_lost():
+    added, noise = a_lesion()
     assert losses.response_loss(added, added, noise) == 0
-    assert losses.response_loss(0.8 * added, added, noise).item() == pytest.approx(0.04, rel=0.01)
-    assert losses.response_loss(0 * added, added, noise).item() == pytest.approx(1, rel=0.01)
-    hidden = losses.response_loss(0 * added, added, 1000 * noise).item()
-    assert 0 < hidden < 1e-3  # of a lesion that noise hides nothing is asked
-    half = 0.01 * 8 / losses.VISIBLE_SNR * torch.randn(2, 1, 320, 320)
-    assert losses.response_loss(0 * added, added, half).item() == pytest.approx(0.5, abs=0.02)
+    assert losses.response_loss(0.8 * added, added, noise).item() == pytest.approx(0.04 + 0.04, rel=0.05)
+    assert losses.response_loss(0 * added, added, noise).item() == pytest.approx(1 + 1, rel=0.05)
+    blurred = F.avg_pool2d(added, 3, stride=1, padding=1)
+    flat = losses._lost(blurred, added, added, noise).item()
+    assert losses.response_loss(blurred, added, noise).item() > 3 * flat  # its edge is lost more than its contrast
+
+
+def test_response_loss_does_not_ask_for_what_noise_hides_or_what_lies_beside():
+    added, noise = a_lesion()
+    assert 0 < losses.response_loss(0 * added, added, 1000 * noise).item() < 1e-2
+    half = 80 / losses.VISIBLE_SNR * noise
+    assert losses._lost(0 * added, added, added, half).item() == pytest.approx(0.5, abs=0.03)
+    elsewhere = added.clone()
+    elsewhere[:, :, 20:30, 20:30] = 0.05  # other noise is left over there
+    assert losses.response_loss(elsewhere, added, noise).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_response_loss_is_0_and_finite_without_lesions_and_without_noise():

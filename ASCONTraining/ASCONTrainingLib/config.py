@@ -80,7 +80,7 @@ class LossConfig:
     product_output: bool = False  # compare y = x + G(c) - c, what the product makes of G, with the NDCT, both unclipped
     local_mean_weight: float = 0.0  # of the MSE of 16x16 means: keeps regions from shifting by a few HU
     local_mean_from: float = 0.0  # share of the training from which on it counts; from the start it slows learning
-    response_weight: float = 0.0  # of the error in what lesions, added on top, add to the output: keeps their contrast
+    response_weight: float = 0.0  # of the contrast and sharpness lost by lesions that are added on top
     response_from: float = 0.0  # share of the training from which on it counts
 
     def __post_init__(self) -> None:
@@ -244,6 +244,8 @@ _PRODUCT = TrainConfig(
         product_output=True,
         local_mean_weight=5e4,
         local_mean_from=0.6,
+        response_weight=1.2,
+        response_from=0.6,
     ),
     optimizer=OptimizerConfig(6e-4, 1e-6, (0.9, 0.99), 1e-9, per_epoch=False, warm_up=0.03, gradient_clip=1.0),
     steps_per_epoch=250,
@@ -339,6 +341,7 @@ class AblationRow:
 def table_2(base: TrainConfig, vgg_weights: str | None = None) -> list[AblationRow]:
     """The six rows of Table 2, losses added one after the other; `base` is a training with MAC-Net.
 
+    What `base` has besides (local means, the answer to lesions), all rows have.
     vgg_weights: file for the row with the perceptual loss; None: that of `base`, if it names one.
     """
     _require(base.mac is not None, "mac", None, "set: an ablation starts from a training with MAC-Net")

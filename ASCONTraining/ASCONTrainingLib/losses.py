@@ -14,8 +14,10 @@ MEAN_SIDE = 16
 """Pixels, side of the regions whose mean is compared."""
 RESPONSE_SIDE = 64
 """Pixels, side of the regions whose answer to lesions is looked at: about one lesion each."""
+EDGE_SIDE = 3
+"""Pixels, side of the local mean that a lesion's edge is the difference from."""
 VISIBLE_SNR = 5.0
-"""Lesions whose energy is this many times the noise's deviation count half in `response_loss`, fainter ones less."""
+"""Lesions that a matched filter sees with this SNR count half in `response_loss`, fainter ones less."""
 
 
 def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -56,17 +58,32 @@ def local_mean_loss(denoised: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
 
 
 def response_loss(gained: torch.Tensor, added: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """How far the denoiser's answer to lesions is from the lesions themselves: a scalar, 0 for a perfect answer.
+    """How much of the contrast and of the sharpness of lesions a denoiser loses: a scalar, 0 for one that loses none.
 
     gained: what the output gained when `added` was added to the input; noise: of that input; (B, 1, H, W) each.
     Not in the paper. An error of the image is least when faint contrasts shrink towards what surrounds them; this asks
-    for the contrast itself: in each region of 64x64 pixels, the energy of gained - added over that of added. What noise
-    hides must not be asked for, or noise of that shape would be kept as well: see VISIBLE_SNR.
+    for the contrast itself. In each region of 64x64 pixels, (1 - k)^2 with k = <w, gained> / <w, added>, once with the
+    lesion as w and once with its edge, the lesion less its local mean. How noise beside the lesion is treated does not
+    count: with the error of every pixel, denoisers stop adapting to what they see, and widen edges.
+    """
+    edge = added - F.avg_pool2d(added, EDGE_SIDE, stride=1, padding=EDGE_SIDE // 2, count_include_pad=False)
+    return _lost(gained, added, added, noise) + _lost(gained, added, edge, noise)
+
+
+def _lost(gained: torch.Tensor, added: torch.Tensor, shape: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Mean of (1 - k)^2 with w = `shape`. Regions count by their visibility, snr^2 / (snr^2 + VISIBLE_SNR^2).
+
+    What noise hides must not be asked for, or noise of that shape would be kept as well. SNR is that of the matched
+    filter w in white noise.
     """
     sides = tuple(min(RESPONSE_SIDE, side) for side in added.shape[-2:])
-    error, energy, variance = (F.avg_pool2d(x.square(), sides) for x in (gained - added, added, noise))
-    snr = math.prod(sides) * energy / variance.clamp(min=1e-12)  # squared
-    return (error / energy.clamp(min=1e-15) * snr / (snr + VISIBLE_SNR**2)).mean()
+    found, wanted, energy, variance = (
+        F.avg_pool2d(x, sides) for x in (shape * gained, shape * added, shape.square(), noise.square())
+    )
+    there = wanted > 1e-15
+    kept = torch.where(there, found, 1.0) / torch.where(there, wanted, 1.0)
+    snr = math.prod(sides) * wanted.square() / (energy * variance).clamp(min=1e-24)  # squared
+    return ((1 - kept).square() * torch.where(there, snr / (snr + VISIBLE_SNR**2), 0.0)).mean()
 
 
 def global_loss(
