@@ -114,7 +114,7 @@ def test_a_card_shows_what_is_known_of_its_scope():
     card = load_card(find_model())
     lines = [
         "slices of 2.5 to 10 mm",
-        "0.17 to 0.38 of the normal dose",
+        "0.1 to 0.5 of the normal dose",
         "kernels: GE STANDARD, Siemens B40f, Toshiba FC13, Philips B",
         "no kernels for lung or bone",
         "parts of the body: chest, abdomen, pelvis",
