@@ -157,7 +157,7 @@ class TrainConfig:
         for name in ("steps_per_epoch", "validation_slices"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "1 or more, or null")
-        _at_least("", self, 0, "workers", "seed")
+        _at_least("", self, 0, "workers", "seed", "lesions")
         _require(self.patch is None or self.patch >= 16, "patch", self.patch, "16 pixels or more, or null")
         shares = [0.0, *(share for share, _, _ in self.growth), 1.0]
         rising = all(earlier < later for earlier, later in itertools.pairwise(shares))
@@ -175,7 +175,6 @@ class TrainConfig:
                 value = getattr(self.loss, setting.name)
                 unused = value == setting.default or setting.name in ("vgg_weights", "resnet_weights")
                 _require(unused, f"loss.{setting.name}", value, f"left out: {self.objective} has losses of its own")
-        _at_least("", self, 0, "lesions")
         low, high = self.kernels or (0.0, 0.0)
         _require(-1 < low <= high, "kernels", self.kernels, "two numbers above -1, the lower first, or null")
         _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
