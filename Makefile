@@ -28,9 +28,9 @@ demo: install
 	$(BIN)/ascon demo $(if $(INPUT),--input "$(INPUT)")
 
 test: install
-	$(BIN)/python -m pytest --ignore=Testing/slicer $(ARGS)
+	$(BIN)/python -m pytest --ignore=Testing/panel $(ARGS)
 	@# the panel's tests in a process of their own: they reload the module, as Slicer does; 5: all of them skipped
-	$(BIN)/python -m pytest Testing/slicer $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest Testing/panel $(ARGS) || [ $$? = 5 ]
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,8 +1,8 @@
 """The module ASCON Denoise in 3D Slicer: its description, its panel, and the logic behind that.
 
-What is slow runs in ASCONDenoiseLib/worker.py, a process of its own that stays warm between clicks; voxels go there and
-back as memory-mapped files, copied in pieces (ASCONDenoiseLib/steps.py) between the turns of Slicer's event loop. Only
-this file and ASCONDenoiseLib/panel know Qt.
+What is slow runs in ASCONDenoiseLib/worker, a process of its own that stays warm between clicks; voxels go there and
+back as memory-mapped files, copied in pieces (ASCONDenoiseLib/scene/operations.py) between the turns of Slicer's event
+loop. Only this file and ASCONDenoiseLib/panel know Qt.
 """
 
 import html
@@ -25,13 +25,18 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from ASCONDenoiseLib import hounsfield, models, mrml, steps, suitability, wording
-from ASCONDenoiseLib.panel import sample
-from ASCONDenoiseLib.panel.anatomy import AnatomySection
-from ASCONDenoiseLib.panel.comparison import Comparison, isOurs, registerLayouts
+from ASCONDenoiseLib import messages as wording
+from ASCONDenoiseLib.imaging import hounsfield
+from ASCONDenoiseLib.models import files as models
+from ASCONDenoiseLib.models import suitability
+from ASCONDenoiseLib.panel import sample_data as sample
 from ASCONDenoiseLib.panel.installation import ANATOMY_PACKAGES, ensurePackages, torchInstalled
-from ASCONDenoiseLib.panel.tables import fillTable
-from ASCONDenoiseLib.panel.tasks import Cancelled, Tasks
+from ASCONDenoiseLib.panel.sections.anatomy import AnatomySection
+from ASCONDenoiseLib.panel.sections.compare import Comparison, isOurs, registerLayouts
+from ASCONDenoiseLib.panel.sections.numbers import fillTable
+from ASCONDenoiseLib.panel.task_queue import Cancelled, Tasks
+from ASCONDenoiseLib.scene import mrml
+from ASCONDenoiseLib.scene import operations as steps
 
 PRESETS = {"mild": 50, "standard": 75, "strong": 100}
 """Strength in percent."""

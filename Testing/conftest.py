@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
-from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
-from pathlib import Path
 
 import pytest
 from system_packages import missing_packages
-
-
-class TestFolder(FileFinder):
-    """This folder on sys.path, less slicer/: slicer-core takes every folder of that name for a part of itself."""
-
-    def find_spec(self, fullname: str, target: object = None) -> object:
-        return None if fullname == "slicer" else super().find_spec(fullname, target)
-
-
-HERE = str(Path(__file__).resolve().parent)
-sys.path_importer_cache[HERE] = TestFolder(HERE, (SourceFileLoader, SOURCE_SUFFIXES))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

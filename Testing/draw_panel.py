@@ -30,8 +30,8 @@ def normal_dose(path: str | None):
     """Volume node of the middle slices of a CT file; None for a phantom."""
     if path is None:
         return None
-    from ASCONDenoiseLib import mrml
-    from ASCONDenoiseLib.volume import read_volume
+    from ASCONDenoiseLib.io.volume import read_volume
+    from ASCONDenoiseLib.scene import mrml
 
     volume = read_volume(path)
     first = max(0, len(volume.voxels) // 2 - SLICES // 2)

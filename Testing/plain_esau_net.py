@@ -10,7 +10,7 @@ import copy
 import torch
 from torch.nn import functional as F
 
-from ASCONDenoiseLib.networks.esau_net import ChannelAttention, ESAUBlock, ESAUNet
+from ASCONDenoiseLib.models.networks.esau_net import ChannelAttention, ESAUBlock, ESAUNet
 
 
 class PlainAttention(ChannelAttention):

@@ -10,8 +10,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from ASCONTrainingLib.config import LossConfig, MACConfig, OptimizerConfig, TrainConfig
-from ASCONTrainingLib.datasets import Index, PreparedVolume, background_cells, write_index
+from ASCONTrainingLib.config.settings import LossConfig, MACConfig, OptimizerConfig, TrainConfig
+from ASCONTrainingLib.data.training_set import Index, PreparedVolume, background_cells, write_index
 
 
 class Tiny(nn.Module):

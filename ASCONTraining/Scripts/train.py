@@ -53,8 +53,9 @@ def _run(arguments: list[str]) -> int:
             flush=True,
         )
         return FAILED
-    from ASCONDenoiseLib import cli
-    from ASCONTrainingLib import commands, judging
+    from ASCONDenoiseLib.commands import cli
+    from ASCONTrainingLib.commands import evaluation as judging
+    from ASCONTrainingLib.commands import training as commands
 
     if not arguments or arguments[0].startswith("-"):
         arguments = ["train", *arguments]

@@ -72,7 +72,8 @@ def serve(args: argparse.Namespace) -> None:
     """The child: imports, loads the model, denoises one slice; then what it is asked for, until its input ends."""
     import torch
 
-    from ASCONDenoiseLib import inference, models
+    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.models import inference
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -108,8 +109,8 @@ def plain_way(network, device: str):
     import torch
     from plain_esau_net import plain
 
-    from ASCONDenoiseLib.blending import with_difference
-    from ASCONDenoiseLib.hounsfield import TRAINING_WINDOW_HU, clip_to_window, to_unit
+    from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, clip_to_window, to_unit
+    from ASCONDenoiseLib.imaging.output_rule import with_difference
 
     copied = plain(network).to(device)
     low, high = TRAINING_WINDOW_HU
@@ -145,8 +146,8 @@ def peak_mb(device: str) -> float:
 
 def quarter_dose(slices: int) -> tuple[str, np.ndarray, np.ndarray]:
     """What it is, NDCT and LDCT (S, 512, 512) in HU, float32: `slices` of each volume, or of a phantom."""
-    from ASCONDenoiseLib import dose, phantoms
-    from ASCONDenoiseLib.volume import read_volume
+    from ASCONDenoiseLib.io.volume import read_volume
+    from ASCONDenoiseLib.physics import dose, phantoms
 
     data = os.environ.get("ASCON_TEST_DATA")
     if data:
@@ -170,7 +171,7 @@ def quarter_dose(slices: int) -> tuple[str, np.ndarray, np.ndarray]:
 
 def compared(args: argparse.Namespace, folder: Path, ndct: np.ndarray, isa: str | None) -> tuple[bool, float]:
     """Prints cold start, speed, memory and fidelity of each way; whether all are faithful, and ours' s/slice."""
-    from ASCONDenoiseLib import metrics
+    from ASCONDenoiseLib.imaging import metrics
 
     print(f"\n{'CPU as if it had ' + isa + ' only' if isa else 'All that the device has'}")
     ways = {name: Way(name, args, isa) for name in WAYS}
@@ -296,7 +297,8 @@ def roofline(args: argparse.Namespace) -> None:
 
     import torch
 
-    from ASCONDenoiseLib import inference, models
+    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.models import inference
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -33,8 +33,8 @@ def measure(slices: int, slices_run: int, batch: int | None) -> dict[str, float]
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ASCONDenoise"))
     import numpy as np
 
-    from ASCONDenoiseLib.inference import Cancelled, denoise
-    from ASCONDenoiseLib.networks.esau_net import ESAUNet
+    from ASCONDenoiseLib.models.inference import Cancelled, denoise
+    from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
 
     peaks = {"imports": peak_mb()}
     rng = np.random.default_rng(0)

@@ -34,7 +34,7 @@ def naive_mac_net(mac):
     import torch
     from torch.nn import functional as F
 
-    from ASCONTrainingLib.mac_net import MACNet
+    from ASCONTrainingLib.method.mac_net import MACNet
 
     def near(place: int, shape, reach: int) -> torch.Tensor:
         """Places of the square round one, without it, inside the map."""
@@ -87,7 +87,7 @@ def naive_attention(network):
     """The same ESAU-Net, whose attention normalises q and k in memory and has A v, then the projection."""
     from torch.nn import functional as F
 
-    from ASCONDenoiseLib.networks.esau_net import ChannelAttention
+    from ASCONDenoiseLib.models.networks.esau_net import ChannelAttention
 
     class Naive(ChannelAttention):
         def forward(self, x):
@@ -108,9 +108,9 @@ def measure(part: str, way: str, device: str, batch: int, side: int, steps: int)
     sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in ("ASCONDenoise", "ASCONTraining")]
     import torch
 
-    from ASCONTrainingLib.config import PRESETS
-    from ASCONTrainingLib.learner import Learner
-    from ASCONTrainingLib.processes import Processes
+    from ASCONTrainingLib.config.settings import PRESETS
+    from ASCONTrainingLib.trainer.distributed import Processes
+    from ASCONTrainingLib.trainer.training_state import Learner
 
     config = replace(PRESETS["released"], batch=batch, precision="bf16" if way == "ours" else "fp32")
     config = config if part == "full" else replace(config, mac=None)

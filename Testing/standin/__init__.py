@@ -18,13 +18,8 @@ __all__ = ["UNCAUGHT", "PythonQtTrap", "install", "load_module"]
 
 def install() -> None:
     """Put `qt`, `ctk` and the Qt side of `slicer` in place and start the application. Does nothing a second time."""
-    kept, here = sys.path[:], Path(__file__).resolve().parents[1]
-    sys.path[:] = [
-        p for p in kept if Path(p).resolve() != here
-    ]  # slicer-core would take Testing/slicer for a part of it
     import slicer
 
-    sys.path[:] = kept
     if hasattr(slicer, "app"):
         return
     del slicer.util.LazyImport  # 5.13 only

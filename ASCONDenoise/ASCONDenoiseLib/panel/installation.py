@@ -10,7 +10,7 @@ import slicer
 import slicer.packaging
 from slicer.i18n import tr as _
 
-from ..wording import installation_failure
+from ASCONDenoiseLib.messages import installation_failure
 
 PACKAGES = ["safetensors>=0.4.3", "scikit-image>=0.22"]
 """What else the worker needs (numpy, scipy, pydicom) comes with Slicer."""

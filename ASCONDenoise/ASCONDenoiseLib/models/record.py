@@ -1,0 +1,26 @@
+"""The record of a denoised volume: which model made it, and how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ASCONDenoiseLib.io.results import made_by
+from ASCONDenoiseLib.io.volume import Volume
+
+if TYPE_CHECKING:
+    from ASCONDenoiseLib.models.files import ModelCard
+    from ASCONDenoiseLib.models.inference import Result
+
+
+def denoising_record(card: ModelCard, result: Result, source: Volume, source_name: str) -> dict[str, Any]:
+    """How a denoised volume came about."""
+    return made_by("denoise", source, source_name) | {
+        "model": card.name,
+        "model_version": card.version,
+        "model_sha256": card.sha256,
+        "device": result.device,
+        "precision": result.precision,
+        "strength": result.strength,
+        "seconds": round(result.seconds, 2),
+        "notes": list(result.notes),
+    }

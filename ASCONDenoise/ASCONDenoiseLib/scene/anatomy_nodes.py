@@ -1,0 +1,343 @@
+"""The anatomy that a model found, as nodes of Slicer's scene: a segmentation, a table, a scatter plot of sample points.
+
+All that is known of it lies in these nodes, so it is still there when a saved scene is opened: the segmentation refers
+to the volume, to the table of the clusters, to the table of the points and to the chart. No Qt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from ASCONDenoiseLib import messages as wording
+from ASCONDenoiseLib.scene import mrml
+
+TABLE_ROLE, POINTS_ROLE, CHART_ROLE, MARK_ROLE = "ASCON.Table", "ASCON.Points", "ASCON.Chart", "ASCON.Mark"
+"""Node references of the segmentation; `mrml.INPUT_ROLE` is the volume."""
+
+SEPARATION = {"silhouette": "Silhouette", "davies_bouldin": "DaviesBouldin", "intra_inter": "IntraInter"}
+"""Of `clustering.Separation`: name -> attribute of the segmentation, after "ASCON."."""
+
+NEAR_MM = 10.0
+"""A point of the slice that was picked in is preferred where it is no farther away."""
+
+MARKER_SIZE, MARK_SIZE = 6.0, 18.0
+MARK_COLOR = (0.0, 0.0, 0.0)
+"""Of the marked point, on the light ground of Slicer's plots."""
+
+LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+
+
+# --------------------------------------------------------------------------------------------------------- new nodes
+
+
+def new_label_image(source: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkOrientedImageData:
+    """An image for one label (uint8) per voxel of a volume, with its geometry; what it holds is left to chance."""
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(source.GetImageData().GetDimensions())
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    directions = vtk.vtkMatrix4x4()
+    source.GetIJKToRASDirectionMatrix(directions)
+    image.SetDirectionMatrix(directions)
+    image.SetSpacing(source.GetSpacing())
+    image.SetOrigin(source.GetOrigin())
+    return image
+
+
+def show_anatomy(
+    source: slicer.vtkMRMLScalarVolumeNode,
+    labels: slicer.vtkOrientedImageData,
+    facts: Mapping[str, Any],
+    points: Mapping[str, np.ndarray],
+    before: slicer.vtkMRMLSegmentationNode | None = None,
+    translate: Callable[[str], str] = str,
+) -> slicer.vtkMRMLSegmentationNode:
+    """All nodes for a volume's anatomy, in its scene; returns the segmentation. Copies no labels.
+
+    Args:
+        labels: from `new_label_image`, 0 the background; all segments share it.
+        facts: the worker's result of `cluster`.
+        points: ijk (N, 3), labels (N,), hu (N,) and xy (N, 2) of `anatomy.Points`.
+        before: an earlier segmentation whose nodes are used again, their contents replaced; None: new ones.
+    """
+    scene, clusters = source.GetScene(), facts["clusters"]
+    names = [wording.segment_name(cluster, translate) for cluster in clusters]
+    segmentation = before or _new_segmentation(source)
+    name = segmentation.GetName()
+
+    def used_again(role: str, class_name: str, suffix: str) -> Any:
+        node = segmentation.GetNodeReference(role) or scene.AddNewNodeByClass(class_name, f"{name} {suffix}")
+        segmentation.SetNodeReferenceID(role, node.GetID())
+        return node
+
+    table = used_again(TABLE_ROLE, "vtkMRMLTableNode", "table")
+    mrml.number_table(scene, table.GetName(), wording.cluster_rows(clusters, translate), table)
+    points_table = used_again(POINTS_ROLE, "vtkMRMLTableNode", "points")
+    _fill_points(points_table, clusters, points)
+    _fill_chart(used_again(CHART_ROLE, "vtkMRMLPlotChartNode", "t-SNE"), points_table, clusters, names)
+    _fill_segments(segmentation.GetSegmentation(), labels, clusters, names)
+    made = {key: facts[key] for key in ("model", "device", "precision", "notes", "fit_slices")}
+    mrml.set_provenance(segmentation, source, made | (facts["separation"] or {}))
+    return segmentation
+
+
+def _new_segmentation(source: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode:
+    """Without segments yet, in the volume's scene, transformed as the volume is and beside it in the hierarchy."""
+    scene = source.GetScene()
+    name = scene.GenerateUniqueName(f"{source.GetName()} anatomy")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.GetSegmentation().SetSourceRepresentationName(LABELMAP)
+    node.CreateDefaultDisplayNodes()
+    node.SetAndObserveTransformNodeID(source.GetTransformNodeID())  # before the next, or a saved one is resampled
+    node.SetReferenceImageGeometryParameterFromVolumeNode(source)
+    mrml.place_beside(scene, source, node)
+    return node
+
+
+def _fill_segments(segmentation: slicer.vtkSegmentation, labels: Any, clusters: list, names: list[str]) -> None:
+    segmentation.RemoveAllSegments()
+    for cluster, name in zip(clusters, names, strict=True):
+        segment = slicer.vtkSegment()
+        segment.SetName(name)
+        segment.SetColor(*_unit(cluster["colour"]))
+        segment.SetLabelValue(cluster["label"])
+        segment.AddRepresentation(LABELMAP, labels)  # the same for all
+        segmentation.AddSegment(segment, _segment_id(cluster["label"]))
+
+
+def _fill_points(node: slicer.vtkMRMLTableNode, clusters: list, points: Mapping[str, np.ndarray]) -> None:
+    """One row per point; a y for each cluster, not a number in the other clusters' rows: a plot's row is a point's."""
+    x, y = points["xy"].astype(np.float32).T
+    columns = {"x": x}
+    for cluster in clusters:
+        mine = points["labels"] == cluster["label"]
+        columns[_y_column(cluster["label"])] = np.where(mine, y, np.float32(np.nan))
+    columns |= {"y": y, "cluster": points["labels"].astype(np.int32)}
+    columns |= {axis: points["ijk"][:, i].astype(np.int32) for i, axis in enumerate("ijk")}
+    columns["HU"] = points["hu"].astype(np.float32)
+    node.SetAndObserveTable(_vtk_table(columns))
+    node.SetUseColumnTitleAsColumnHeader(True)
+    node.SetLocked(True)
+
+
+def _fill_chart(chart: slicer.vtkMRMLPlotChartNode, points: Any, clusters: list, names: list[str]) -> None:
+    scene = chart.GetScene()
+    for old in [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())]:
+        if old is not None:
+            table = old.GetTableNode()
+            scene.RemoveNode(old)
+            if table is not None and table is not points:  # the mark's own
+                scene.RemoveNode(table)
+    chart.RemoveAllPlotSeriesNodeIDs()
+    chart.SetTitle(chart.GetName())
+    chart.SetGridVisibility(False)
+    chart.SetLegendVisibility(False)  # it would lie on the points; the table and the segments have names and colours
+    chart.SetTitleFontSize(14)
+    chart.SetAxisLabelFontSize(10)
+    chart.SetXAxisTitleVisibility(False)  # only what is near what has a meaning
+    chart.SetYAxisTitleVisibility(False)
+    for cluster, name in zip(clusters, names, strict=True):
+        series = _series(scene, name, points, _y_column(cluster["label"]), _unit(cluster["colour"]), MARKER_SIZE)
+        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+
+
+def _series(
+    scene: Any, name: str, table: Any, y: str, color: tuple[float, ...], size: float
+) -> slicer.vtkMRMLPlotSeriesNode:
+    series = scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", name)
+    series.SetAndObserveTableNodeID(table.GetID())
+    series.SetXColumnName("x")
+    series.SetYColumnName(y)
+    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+    series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleNone)
+    series.SetMarkerSize(size)
+    series.SetColor(*color)
+    return series
+
+
+# -------------------------------------------------------------------------------------------------- what the nodes hold
+
+
+def volume_of(segmentation: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The volume whose anatomy it is; None where that has gone."""
+    return segmentation.GetNodeReference(mrml.INPUT_ROLE)
+
+
+def chart_of(segmentation: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLPlotChartNode | None:
+    """The scatter plot; None where that has gone."""
+    return segmentation.GetNodeReference(CHART_ROLE)
+
+
+def cluster_table(segmentation: slicer.vtkMRMLSegmentationNode) -> list[tuple[str, ...]]:
+    """The rows of `wording.cluster_rows`, the header first; empty where the table has gone."""
+    node = segmentation.GetNodeReference(TABLE_ROLE)
+    if node is None:
+        return []
+    table = node.GetTable()
+    columns = [table.GetColumn(c) for c in range(table.GetNumberOfColumns())]
+    body = [tuple(column.GetValue(r) for column in columns) for r in range(table.GetNumberOfRows())]
+    return [tuple(column.GetName() for column in columns), *body]
+
+
+def cluster_colors(segmentation: slicer.vtkMRMLSegmentationNode) -> list[tuple[float, float, float]]:
+    """The segments' colours in their order, 0 to 1."""
+    segments = segmentation.GetSegmentation()
+    return [segments.GetNthSegment(i).GetColor() for i in range(segments.GetNumberOfSegments())]
+
+
+def separation(segmentation: slicer.vtkMRMLSegmentationNode) -> dict[str, float] | None:
+    """`clustering.Separation` as a dictionary; None where there is one cluster only."""
+    texts = {name: segmentation.GetAttribute(f"ASCON.{attribute}") for name, attribute in SEPARATION.items()}
+    return None if None in texts.values() else {name: float(text) for name, text in texts.items()}
+
+
+def set_opacity(segmentation: slicer.vtkMRMLSegmentationNode, share: float) -> None:
+    """How much the segments cover the image, 0 to 1; outlines stay."""
+    if (display := segmentation.GetDisplayNode()) is not None:
+        display.SetOpacity2DFill(share)
+
+
+def set_outlines(segmentation: slicer.vtkMRMLSegmentationNode, shown: bool) -> None:
+    """Whether slice views draw the segments' outlines."""
+    if (display := segmentation.GetDisplayNode()) is not None:
+        display.SetVisibility2DOutline(shown)
+
+
+# ----------------------------------------------------------------------------------------------- points, plot and place
+
+
+def point_name(segmentation: slicer.vtkMRMLSegmentationNode, row: int) -> str:
+    """ "3 fat (suggested), -96 HU" """
+    table = segmentation.GetNodeReference(POINTS_ROLE).GetTable()
+    label, hu = (table.GetColumnByName(name).GetValue(row) for name in ("cluster", "HU"))
+    segment = segmentation.GetSegmentation().GetSegment(_segment_id(label))
+    return f"{segment.GetName() if segment else label}, {hu:.0f} HU"
+
+
+def selected_point(
+    segmentation: slicer.vtkMRMLSegmentationNode, series_ids: Iterable[str], rows: Iterable[np.ndarray]
+) -> int | None:
+    """The row of the point in the middle of those that are selected in the plot; None without any of the clusters'.
+
+    Args:
+        series_ids: of the plot series with selected points.
+        rows: of each of those series, as the plot view says them.
+    """
+    chart, points = chart_of(segmentation), segmentation.GetNodeReference(POINTS_ROLE)
+    if chart is None or points is None:
+        return None
+    mine = [
+        chosen
+        for series_id, chosen in zip(series_ids, rows, strict=False)
+        if chart.HasPlotSeriesNodeID(series_id) and _is_of(series_id, points)
+    ]
+    if not sum(map(len, mine)):
+        return None
+    chosen = np.concatenate(mine)
+    xy = np.stack([_column(segmentation, name) for name in ("x", "y")], axis=1)[chosen]
+    return int(chosen[np.square(xy - xy.mean(axis=0)).sum(axis=1).argmin()])
+
+
+def place_of(segmentation: slicer.vtkMRMLSegmentationNode, row: int) -> tuple[float, float, float] | None:
+    """Where a point lies, in the RAS of the views (mm), transforms of the volume included; None without the volume."""
+    volume = volume_of(segmentation)
+    if volume is None or segmentation.GetNodeReference(POINTS_ROLE) is None:
+        return None
+    ijk = [float(_column(segmentation, axis)[row]) for axis in "ijk"]
+    ras = _ijk_to_ras(volume).MultiplyPoint((*ijk, 1.0))[:3]
+    return _transformed(volume.GetParentTransformNode(), None, ras)
+
+
+def nearest_point(
+    segmentation: slicer.vtkMRMLSegmentationNode, place: tuple[float, float, float]
+) -> tuple[int, float] | None:
+    """(row, distance in mm) of the point next to a place in the RAS of the views; None without the volume or points.
+
+    A point of the same slice within NEAR_MM goes before nearer ones of other slices. Distances are the volume's own,
+    before what transforms it.
+    """
+    volume = volume_of(segmentation)
+    if volume is None or segmentation.GetNodeReference(POINTS_ROLE) is None:
+        return None
+    ras = _transformed(None, volume.GetParentTransformNode(), place)
+    matrix = _ijk_to_ras(volume)
+    ijk = np.stack([_column(segmentation, axis) for axis in "ijk"], axis=1)
+    if not len(ijk):
+        return None
+    to_ras = np.array([[matrix.GetElement(r, c) for c in range(4)] for r in range(3)])
+    distances = np.linalg.norm(ijk @ to_ras[:, :3].T + to_ras[:, 3] - ras, axis=1)
+    matrix.Invert()
+    own_slice = round(matrix.MultiplyPoint((*ras, 1.0))[2])
+    preferred = np.where((ijk[:, 2] == own_slice) & (distances <= NEAR_MM), distances, distances + NEAR_MM)
+    row = int(preferred.argmin())
+    return row, float(distances[row])
+
+
+def mark_point(segmentation: slicer.vtkMRMLSegmentationNode, row: int, name: str = "picked") -> None:
+    """Marks a point in the plot, one at a time, by a series called `name`."""
+    chart = chart_of(segmentation)
+    if chart is None:
+        return
+    place = {axis: _column(segmentation, axis)[[row, row]] for axis in "xy"}  # twice, or VTK complains of a line
+    scene, series = segmentation.GetScene(), segmentation.GetNodeReference(MARK_ROLE)
+    if series is None:
+        table = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{segmentation.GetName()} {name}")
+        table.SetHideFromEditors(True)
+        table.SetAndObserveTable(_vtk_table(place))
+        series = _series(scene, name, table, "y", MARK_COLOR, MARK_SIZE)
+        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCross)
+        segmentation.SetNodeReferenceID(MARK_ROLE, series.GetID())
+    else:
+        series.GetTableNode().SetAndObserveTable(_vtk_table(place))
+    if not chart.HasPlotSeriesNodeID(series.GetID()):
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    chart.Modified()
+
+
+def _column(segmentation: slicer.vtkMRMLSegmentationNode, name: str) -> np.ndarray:
+    table = segmentation.GetNodeReference(POINTS_ROLE).GetTable()
+    return numpy_support.vtk_to_numpy(table.GetColumnByName(name))
+
+
+def _is_of(series_id: str, points: slicer.vtkMRMLTableNode) -> bool:
+    return points.GetScene().GetNodeByID(series_id).GetTableNode() is points
+
+
+def _vtk_table(columns: Mapping[str, np.ndarray]) -> vtk.vtkTable:
+    table = vtk.vtkTable()
+    for name, values in columns.items():
+        column = numpy_support.numpy_to_vtk(np.ascontiguousarray(values), deep=True)
+        column.SetName(name)
+        table.AddColumn(column)
+    return table
+
+
+def _transformed(source: Any, target: Any, point: tuple[float, float, float]) -> tuple[float, float, float]:
+    """A point from one transform node's coordinates to another's (None: the world's); warps included."""
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, transform)
+    return transform.TransformPoint(point)
+
+
+def _ijk_to_ras(volume: slicer.vtkMRMLScalarVolumeNode) -> vtk.vtkMatrix4x4:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
+def _unit(colour: Iterable[int]) -> tuple[float, ...]:
+    return tuple(value / 255 for value in colour)
+
+
+def _segment_id(label: int) -> str:
+    return f"cluster-{label}"
+
+
+def _y_column(label: int) -> str:
+    return f"y {label}"

@@ -1,0 +1,62 @@
+"""Files and folders appear complete or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from ASCONDenoiseLib.errors import WriteError
+from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+@pytest.mark.parametrize("name", ["scan.nii.gz", "card.json", "noSuffix"])
+def test_a_file_takes_its_place_at_the_end(tmp_path, name, fsync):
+    path = tmp_path / name
+    path.write_text("before")
+    with atomic_file(path, fsync=fsync) as partial:
+        partial.write_text("after")
+        assert path.read_text() == "before"
+        assert partial.name.startswith(".") and partial.name.endswith(name[name.find(".") :] if "." in name else "")
+    assert path.read_text() == "after" and os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyError("x"), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
+def test_nothing_is_left_of_what_failed(tmp_path, make, error):
+    path = tmp_path / "there"
+    if make is atomic_file:
+        path.write_text("before")
+    else:
+        path.mkdir()
+        (path / "inside").write_text("before")
+    expected = WriteError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected) as caught, make(path) as partial:
+        (partial if make is atomic_file else partial / "inside").write_text("half")
+        raise error
+    if isinstance(error, OSError):
+        assert str(path) in str(caught.value) and "No space left" in str(caught.value)
+    assert os.listdir(tmp_path) == ["there"]
+    assert (path if make is atomic_file else path / "inside").read_text() == "before"
+
+
+def test_a_folder_replaces_what_was_there(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with atomic_folder(folder) as partial:
+        (partial / "new").write_text("new")
+        assert os.listdir(folder) == ["old"]
+    assert os.listdir(folder) == ["new"] and os.listdir(tmp_path) == ["results"]
+
+
+def test_two_files_appear_together_or_not_at_all(tmp_path):
+    with pytest.raises(KeyError), atomic_file(tmp_path / "a") as a, atomic_file(tmp_path / "b") as b:
+        a.write_text("a")
+        b.write_text("b")
+        raise KeyError
+    assert os.listdir(tmp_path) == []

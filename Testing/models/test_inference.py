@@ -1,0 +1,780 @@
+"""The road from a volume in HU to a denoised volume in HU, with networks whose output is known by heart."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ASCONDenoiseLib.imaging.output_rule import blend
+from ASCONDenoiseLib.models import files as models
+from ASCONDenoiseLib.models import inference
+from ASCONDenoiseLib.models.inference import Cancelled, InferenceError, denoise, pick_device
+from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
+
+ODD_SHAPES = [(1, 1, 1), (2, 7, 5), (3, 13, 9), (1, 1, 20), (2, 3, 17), (1, 16, 24)]
+
+
+class PointNetwork(nn.Module):
+    """Applies a function to each voxel, and writes down what came in."""
+
+    SIDE_MULTIPLE = 8
+
+    def __init__(self, function=lambda x: x):
+        super().__init__()
+        self.function = function
+        self.batches: list[int] = []
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == torch.float32 and x.shape[1] == 1 and x.shape[2] % 8 == x.shape[3] % 8 == 0
+        assert not torch.is_grad_enabled() and not self.training
+        self.batches.append(len(x))
+        self.inputs.append(x.clone())
+        return self.function(x)
+
+
+def adds(hu: float) -> PointNetwork:
+    return PointNetwork(lambda x: x + hu / 3000)
+
+
+def a_noisy_volume(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
+    """Soft tissue with air, padding, bone and metal in it."""
+    rng = np.random.default_rng(seed)
+    volume = rng.normal(40, 20, shape)
+    rare = rng.choice([-3024, -2000, -1024, -1023, -1010, -1000, 1500, 1999, 2000, 3071], shape)
+    volume = np.where(rng.random(shape) < 0.3, rare, volume)
+    if np.dtype(dtype).kind == "u":
+        volume = volume.clip(0)
+    return (np.rint(volume) if np.dtype(dtype).kind in "iu" else volume).astype(dtype)
+
+
+# ---- HU are sacred
+
+
+@pytest.mark.parametrize("shape", [(65536, 1, 1), (1873, 7, 5), (561, 13, 9), (4, 128, 128)])
+def test_an_identity_network_returns_every_int16_value(shape):
+    volume = np.resize(np.arange(-32768, 32768).astype(np.int16), shape)  # the last values come round again
+    assert len(np.unique(volume)) == 65536
+    result = denoise(volume, PointNetwork(), batch=1024)
+    assert result.voxels.dtype == np.int16
+    np.testing.assert_array_equal(result.voxels, volume)
+
+
+@pytest.mark.parametrize("shape", ODD_SHAPES)
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float32", "float64", ">i2", ">f4"])
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+def test_an_identity_network_returns_its_input_exactly(shape, dtype, strength):
+    volume = a_noisy_volume(shape, dtype)
+    before = volume.copy()
+    result = denoise(volume, PointNetwork(), strength=strength)
+    assert result.voxels.dtype == volume.dtype
+    np.testing.assert_array_equal(result.voxels, before)
+    np.testing.assert_array_equal(volume, before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint32"])
+def test_values_far_outside_are_kept_to_the_last_bit(dtype):
+    limits = np.finfo(dtype) if dtype.startswith("f") else np.iinfo(dtype)
+    volume = np.array([[[limits.max, 2**24 + 1, 2**31 - 1, limits.min or 2**30 + 1, 100]]], dtype)
+    result = denoise(volume, adds(5)).voxels
+    np.testing.assert_array_equal(result[..., :4], volume[..., :4])
+    assert result[0, 0, 4] == pytest.approx(105, abs=1e-3)
+
+
+def test_the_network_sees_the_clipped_window_in_unit_range():
+    network = PointNetwork()
+    denoise(np.array([[[-3024, -1024, -1001, -1000, 500, 2000, 2001, 3071]]], np.int16), network)
+    seen = network.inputs[0][0, 0, 0].tolist()
+    assert seen == [0, 0, 0, 0, 0.5, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (-3024, -3024),  # padding
+        (-1025, -1025),
+        (-1024, -1024),
+        (-1023, -1013),  # noisy air: clipped for the network, and treated like the rest
+        (-1010, -1000),
+        (-1000, -990),
+        (0, 10),
+        (777, 777),  # this scan's padding value
+        (778, 788),
+        (1995, 2005),  # nothing is cut off
+        (1999, 2009),
+        (2000, 2000),  # metal
+        (2001, 2001),
+        (32767, 32767),
+    ],
+)
+def test_the_output_rule(before, after):
+    volume = np.full((1, 2, 3), before, np.int16)
+    np.testing.assert_array_equal(denoise(volume, adds(10), padding_hu=777).voxels, after)
+
+
+def test_the_difference_is_that_to_the_clipped_value():
+    """x + s (G(c) - c) with G(c) = 0.5 everywhere, that is 500 HU; not x + s (G(c) - x)."""
+    volume = np.array([[[-1020.0, -1000.0, 0.0, 400.0]]])
+    flat = PointNetwork(lambda x: torch.full_like(x, 0.5))
+    np.testing.assert_allclose(denoise(volume, flat).voxels[0, 0], [480, 500, 500, 500], atol=1e-4)
+    half = denoise(volume, flat, strength=0.5).voxels[0, 0]
+    np.testing.assert_allclose(half, [-1020 + 750, -1000 + 750, 250, 450], atol=1e-4)
+
+
+@pytest.mark.parametrize("padding_hu", [None, 0.0, -0.5])
+def test_padding_in_floating_point(padding_hu):
+    volume = np.array([[[0.0, -0.5, 3.25]]], np.float32)
+    expected = np.where(volume == padding_hu, volume, volume + 7)
+    np.testing.assert_allclose(denoise(volume, adds(7), padding_hu=padding_hu).voxels, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("added_hu", "strength", "expected"),
+    [(0.4, 1, 0), (0.6, 1, 1), (-0.4, 1, 0), (-0.6, 1, -1), (10, 0.26, 3), (10, 0.24, 2), (-10, 0.26, -3), (1, 0.4, 0)],
+)
+@pytest.mark.parametrize("start", [-900, -7, 0, 8, 1500])
+def test_integers_are_rounded_to_nearest(added_hu, strength, expected, start):
+    volume = np.full((1, 3, 3), start, np.int16)
+    np.testing.assert_array_equal(denoise(volume, adds(added_hu), strength=strength).voxels, start + expected)
+
+
+def test_integers_stay_in_their_range():
+    assert denoise(np.full((1, 1, 1), 3, np.uint16), adds(-10)).voxels.item() == 0
+    assert denoise(np.full((1, 1, 1), 120, np.int8), adds(20)).voxels.item() == 127
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32", "float64"])
+def test_against_a_naive_loop(dtype):
+    volume = a_noisy_volume((3, 13, 9), dtype)
+    result = denoise(volume, PointNetwork(lambda x: 0.9 * x * x), strength=0.7, padding_hu=40).voxels
+    for index in np.ndindex(volume.shape):
+        x = float(volume[index])
+        c = (min(max(x, -1000), 2000) + 1000) / 3000
+        y = x if x <= -1024 or x >= 2000 or x == 40 else x + 0.7 * 3000 * (0.9 * c * c - c)
+        if dtype != "int16":
+            assert result[index] == pytest.approx(y, abs=1e-3)
+        elif abs(y - math.floor(y) - 0.5) > 1e-3:  # nearer to a tie, fp32 decides
+            assert result[index] == math.floor(y + 0.5)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32", "float64"])
+def test_strength_0_is_a_copy_without_the_network(dtype):
+    volume = a_noisy_volume((2, 5, 3), dtype)
+    volume.flat[0] = -0.0
+    network, seen = PointNetwork(), []
+    result = denoise(volume, network, strength=0, progress=lambda *done: seen.append(done))
+    assert result.voxels.tobytes() == volume.tobytes() and not np.shares_memory(result.voxels, volume)
+    assert network.batches == [] and seen == [(2, 2)]
+    assert result.device == "none" and "not run" in result.notes[0]
+
+
+# ---- sizes, batches, arrays
+
+
+@pytest.mark.parametrize("shape", ODD_SHAPES)
+def test_padding_reflects_to_the_right_and_below(shape):
+    volume = a_noisy_volume(shape, "float32").clip(-1000, 1999)
+    network = PointNetwork()
+    denoise(volume, network, batch=len(volume))
+
+    def reflected(position: int, length: int) -> int:
+        while not 0 <= position < length and length > 1:
+            position = -position if position < 0 else 2 * (length - 1) - position
+        return position if length > 1 else 0
+
+    _, height, width = shape
+    seen = network.inputs[0][:, 0].numpy() * 3000 - 1000
+    assert seen.shape[1] - height < 8 and seen.shape[2] - width < 8
+    for row in range(seen.shape[1]):
+        for column in range(seen.shape[2]):
+            expected = volume[:, reflected(row, height), reflected(column, width)]
+            np.testing.assert_allclose(seen[:, row, column], expected, atol=1e-3)
+
+
+def test_a_network_without_side_multiple_gets_the_slice_as_it_is():
+    convolution = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    with torch.no_grad():
+        convolution.weight.zero_()[0, 0, 1, 0] = 1  # moves the image one column to the right
+    volume = a_noisy_volume((2, 5, 7), "float64").clip(-1000, 1999)
+    moved = np.pad(volume, ((0, 0), (0, 0), (1, 0)), constant_values=-1000)[:, :, :-1]
+    np.testing.assert_allclose(denoise(volume, convolution).voxels, moved, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 100])
+def test_the_batch_changes_nothing(batch):
+    torch.manual_seed(0)
+    volume = a_noisy_volume((7, 9, 14), "float32")
+    network = ESAUNet()
+    expected = denoise(volume, network, precision="fp32").voxels
+    assert np.abs(expected - volume).max() > 1  # an untrained network makes a difference
+    found = denoise(volume, network, precision="fp32", batch=batch).voxels
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    pointwise = adds(3)
+    np.testing.assert_array_equal(
+        denoise(volume, pointwise, batch=batch).voxels, denoise(volume, adds(3), batch=1).voxels
+    )
+    assert pointwise.batches == [batch] * (7 // batch) + [7 % batch] * (7 % batch > 0)
+
+
+def test_one_slice_at_a_time_on_a_cpu():
+    network = PointNetwork()
+    assert denoise(a_noisy_volume((3, 8, 8), "int16"), network, device="cpu").device == "cpu"
+    assert network.batches == [1, 1, 1]
+
+
+def test_esau_net_gets_the_volume_as_it_would_directly():
+    """The whole road against four lines: normalise, network, back, difference."""
+    torch.manual_seed(0)
+    network = ESAUNet().eval()
+    volume = a_noisy_volume((2, 16, 24), "float64").clip(-1000, 1999)
+    with torch.inference_mode():
+        direct = network(torch.from_numpy((volume.astype(np.float32) + 1000) / 3000)[:, None])[:, 0].numpy()
+    found = denoise(volume, network, precision="fp32").voxels
+    np.testing.assert_allclose(found, direct * 3000.0 - 1000, atol=5e-3)
+
+
+def as_fortran(volume, _):
+    return np.asfortranarray(volume)
+
+
+def as_reversed(volume, _):
+    return volume[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1]
+
+
+def as_every_other(volume, _):
+    return np.repeat(volume, 2, axis=2)[..., ::2]
+
+
+def as_read_only(volume, _):
+    volume = volume.copy()
+    volume.flags.writeable = False
+    return volume
+
+
+def as_memory_map(volume, folder):
+    np.save(folder / "in.npy", volume)
+    return np.load(folder / "in.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize("arrange", [as_fortran, as_reversed, as_every_other, as_read_only, as_memory_map])
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 8, 16)])
+def test_any_array_may_come_in(tmp_path, arrange, dtype, shape):
+    volume = a_noisy_volume(shape, dtype)
+    expected = denoise(volume, adds(3)).voxels
+    np.testing.assert_array_equal(denoise(arrange(volume, tmp_path), adds(3)).voxels, expected)
+
+
+@pytest.mark.parametrize("strength", [0, 1])
+def test_the_result_can_go_into_a_file_that_is_mapped_to_memory(tmp_path, strength):
+    volume = a_noisy_volume((3, 5, 7), "int16")
+    out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.int16, volume.shape)
+    result = denoise(volume, adds(3), strength=strength, out=out)
+    assert result.voxels is out
+    out.flush()
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), denoise(volume, adds(3 * strength)).voxels)
+
+
+def test_the_result_can_replace_the_input():
+    volume = a_noisy_volume((5, 4, 4), "int16")
+    expected = denoise(volume, adds(3)).voxels
+    denoise(volume, adds(3), batch=2, out=volume)
+    np.testing.assert_array_equal(volume, expected)
+
+
+def test_the_network_trains_on_as_before():
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).train()
+    network[1].eval()  # frozen statistics
+    layout = network[0].weight.stride()
+    denoise(a_noisy_volume((1, 4, 4), "int16"), network)
+    assert network.training and network[0].training and not network[1].training
+    assert network[0].weight.stride() == layout and network[0].weight.requires_grad
+    network(torch.rand(1, 1, 4, 4)).sum().backward()
+
+
+# ---- progress, cancelling, memory
+
+
+def test_progress_counts_each_slice():
+    seen = []
+    denoise(a_noisy_volume((5, 4, 4), "int16"), PointNetwork(), batch=2, progress=lambda *done: seen.append(done))
+    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_cancel_is_asked_before_each_batch():
+    network, seen = adds(1), []
+    volume = np.zeros((5, 4, 4), np.int16)
+    out = np.full_like(volume, 99)
+    with pytest.raises(Cancelled, match="after 4 of 5 slices"):
+        denoise(
+            volume,
+            network,
+            batch=2,
+            progress=lambda done, _: seen.append(done),
+            cancelled=lambda: len(seen) >= 3,
+            out=out,
+        )
+    assert network.batches == [2, 2]
+    assert out[:, 0, 0].tolist() == [1, 1, 1, 1, 99]
+
+
+def cuda_error() -> Exception:
+    return torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+MEMORY_ERRORS = [
+    cuda_error,
+    lambda: RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB, other allocations: 1 GB)."),
+    lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] data. DefaultCPUAllocator: not enough memory: you tried"),
+    lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"),
+    lambda: RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    lambda: RuntimeError("std::bad_alloc"),
+    MemoryError,
+]
+
+
+@pytest.mark.parametrize("error", MEMORY_ERRORS)
+def test_out_of_memory_halves_the_batch(error, caplog):
+    def function(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            raise error()
+        return x + 4 / 3000
+
+    network = PointNetwork(function)
+    volume = a_noisy_volume((11, 4, 4), "int16")
+    result = denoise(volume, network, batch=9)
+    np.testing.assert_array_equal(result.voxels, denoise(volume, adds(4)).voxels)
+    assert network.batches == [9, 4, 2, 2, 2, 2, 2, 1]
+    assert result.notes == ("out of memory on cpu: batch halved to 4", "out of memory on cpu: batch halved to 2")
+    assert result.device == "cpu"
+    assert [record.message for record in caplog.records] == list(result.notes)
+
+
+def test_a_real_allocation_that_fails_is_understood():
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(2**50) if len(x) > 1 else x
+
+    assert denoise(a_noisy_volume((2, 4, 4), "int16"), PointNetwork(function), batch=2).notes
+
+
+def test_out_of_memory_on_a_gpu_falls_back_to_the_cpu(monkeypatch):
+    """A device without memory stands for the GPU: torch's "meta"."""
+    monkeypatch.setattr(inference, "pick_device", lambda name: torch.device("meta"))
+    devices = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        devices.append((x.device.type, len(x)))
+        if x.is_meta:
+            raise cuda_error()
+        return x + 4 / 3000
+
+    volume = a_noisy_volume((5, 4, 4), "int16")
+    result = denoise(volume, PointNetwork(function), batch=4)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(result.voxels, denoise(volume, adds(4), device="cpu").voxels)
+    assert devices == [("meta", 4), ("meta", 2), ("meta", 1)] + [("cpu", 1)] * 5
+    assert result.device == "meta, then cpu"
+    assert result.notes[-1] == "out of memory on meta with one slice: fell back to the CPU"
+    assert len(result.notes) == 3
+
+
+def test_too_little_memory_for_one_slice_is_an_error():
+    def function(x: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    with pytest.raises(InferenceError, match="not enough memory to denoise one slice of 6 x 4 pixels"):
+        denoise(np.zeros((2, 6, 4), np.int16), PointNetwork(function), batch=2)
+
+
+def test_another_error_of_the_network_is_not_taken_for_lack_of_memory():
+    def function(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        denoise(np.zeros((2, 4, 4), np.int16), PointNetwork(function), batch=2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_output_that_is_not_finite_is_an_error(value):
+    def function(x: torch.Tensor) -> torch.Tensor:
+        x[1, 0, 3, 3] = value
+        return x
+
+    with pytest.raises(InferenceError, match="slice 2 is not finite"):
+        denoise(np.zeros((2, 4, 4), np.int16), PointNetwork(function), batch=2)
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "sides", "expected"),
+    [
+        (0.1, (512, 512), 1),
+        (6.5, (512, 512), 2),
+        (80, (512, 512), 8),
+        (80, (256, 128), 64),
+        (80, (1024, 1024), 2),
+        (80, (2048, 2048), 1),
+    ],
+)
+def test_a_gpus_batch_comes_from_its_free_memory_and_the_pixels(monkeypatch, free_gb, sides, expected):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 1e9) - 500, 10**12))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 800)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    assert inference._default_batch(torch.device("cuda", 0), sides) == expected
+
+
+def test_one_ahead_makes_the_next_batch_while_one_is_used():
+    made = [threading.Event() for _ in range(3)]
+
+    def batches():
+        for i, event in enumerate(made):
+            event.set()
+            yield (i,)
+
+    for i, batch in enumerate(inference._one_ahead(batches())):
+        assert batch == (i,)
+        assert all(event.wait(10) for event in made[: i + 2])
+        time.sleep(0.05)
+        assert not any(event.is_set() for event in made[i + 2 :])
+
+
+def test_one_ahead_hands_on_the_error_after_the_batches_before_it():
+    def batches():
+        yield (0,)
+        raise Cancelled("enough")
+
+    seen = []
+    with pytest.raises(Cancelled, match="enough"):
+        seen.extend(inference._one_ahead(batches()))
+    seen.extend(inference._one_ahead(iter([(1,), (2,)])))
+    assert seen == [(0,), (1,), (2,)]
+
+
+# ---- devices
+
+
+def test_auto_without_a_gpu_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device() == pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cuda", "No CUDA GPU can be used"),
+        ("cuda:1", "No CUDA GPU can be used"),
+        ("mps", "no Apple GPU"),
+        ("gpu", 'no device called "gpu"'),
+        ("meta", 'no device called "meta"'),
+        ("cuda:x", 'no device called "cuda:x"'),
+        ("", 'no device called ""'),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(monkeypatch, name, reason):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=reason):
+        denoise(np.zeros((1, 4, 4), np.int16), PointNetwork(), device=name)
+
+
+def test_a_gpu_that_fails_its_trial_is_refused_and_auto_passes_it_by(monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nand much more")
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(ValueError, match=r'"cuda:1" does not work with this torch \(.*no kernel image.*device\)'):
+        pick_device("cuda:1")
+    with pytest.raises(ValueError, match="cuda:0 to cuda:1"):
+        pick_device("cuda:2")
+    assert pick_device("auto") == torch.device("cpu")
+    assert "no kernel image" in caplog.text
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_gpu_agrees_with_the_cpu():
+    torch.manual_seed(0)
+    network = ESAUNet()
+    volume = a_noisy_volume((5, 60, 68), "float32")
+    on_cpu = denoise(volume, network, device="cpu", precision="fp32")
+    on_gpu = denoise(volume, network, device="cuda", precision="fp32")
+    assert on_gpu.device.startswith("cuda:0 ")
+    np.testing.assert_allclose(on_gpu.voxels, on_cpu.voxels, atol=0.05)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4), (4, 4), (1, 2, 4, 4), ()])
+def test_what_is_no_volume_is_refused(shape):
+    with pytest.raises(ValueError, match="one or more slices, rows and columns; got the shape"):
+        denoise(np.zeros(shape, np.int16), PointNetwork())
+
+
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "U3", "object"])
+def test_voxels_that_are_no_numbers_are_refused(dtype):
+    with pytest.raises(ValueError, match="HU; got the type"):
+        denoise(np.zeros((1, 2, 2), dtype), PointNetwork())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_voxels_that_are_not_finite_are_refused_before_anything_happens(value, dtype):
+    volume = np.zeros((3, 4, 4), dtype)
+    volume[1, 2, 3] = value
+    network, out = PointNetwork(), np.full((3, 4, 4), 99, dtype)
+    with pytest.raises(ValueError, match="Slice 2 .* not finite"):
+        denoise(volume, network, out=out)
+    assert network.batches == [] and (out == 99).all()
+
+
+@pytest.mark.parametrize("strength", [-0.01, 1.01, math.nan, math.inf])
+def test_strength_is_from_0_to_1(strength):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        denoise(np.zeros((1, 4, 4), np.int16), PointNetwork(), strength=strength)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_has_a_slice(batch):
+    with pytest.raises(ValueError, match="1 slice or more"):
+        denoise(np.zeros((1, 4, 4), np.int16), PointNetwork(), batch=batch)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((1, 4, 5), "int16"), ((1, 4, 4), "float32")])
+def test_an_output_array_of_another_kind_is_refused(shape, dtype):
+    with pytest.raises(ValueError, match="differ in shape or type"):
+        denoise(np.zeros((1, 4, 4), np.int16), PointNetwork(), out=np.zeros(shape, dtype))
+
+
+# ---- features, blending
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("strength", [1, 0.5, 0])
+def test_features_are_the_networks_own_for_each_slice(batch, strength):
+    torch.manual_seed(0)
+    network = ESAUNet().eval()
+    volume = a_noisy_volume((3, 13, 24), "int16")
+    found = []
+
+    def see(index, features, denoised_hu):
+        found.append((index, features.copy(), denoised_hu.copy()))
+
+    common = {"strength": strength, "batch": batch, "precision": "fp32"}
+    result = denoise(volume, network, see_features=see, **common)
+    np.testing.assert_array_equal(result.voxels, denoise(volume, network, **common).voxels)
+    assert [index for index, _, _ in found] == [0, 1, 2]
+    for index, features, denoised_hu in found:
+        unit = (volume[index].clip(-1000, 2000).astype(np.float32) + 1000) / 3000
+        unit = np.pad(unit, ((0, 3), (0, 0)), mode="reflect")
+        with torch.inference_mode():
+            direct = network.features(torch.from_numpy(unit)[None, None])[0, :, :13].numpy()
+        assert features.dtype == np.float32
+        np.testing.assert_allclose(features, direct, atol=1e-5)
+        np.testing.assert_array_equal(denoised_hu, result.voxels[index])
+
+
+def test_a_network_without_features_is_named():
+    with pytest.raises(ValueError, match="PointNetwork has no features"):
+        denoise(np.zeros((1, 4, 4), np.int16), PointNetwork(), see_features=lambda *_: None)
+
+
+# ---- precision
+
+
+class Rounding(PointNetwork):
+    """A network whose mixed copy is off by a constant, or by one pixel."""
+
+    def __init__(self, off_hu: float, pixels: int | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.off_hu, self.pixels, self.copies = off_hu, pixels, 0
+
+    def mixed(self, dtype):
+        assert dtype == torch.bfloat16
+        self.copies += 1
+        off = torch.zeros(96 * 96)
+        off_hu, off[: self.pixels] = self.off_hu, self.off_hu / 3000
+        return PointNetwork(lambda x: x + (off.view(96, 96) if x.shape[-1] == 96 else off_hu / 3000))
+
+
+@pytest.fixture
+def with_bf16(monkeypatch):
+    monkeypatch.setattr(inference, "mixed_dtype", lambda device: torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("off_hu", "pixels", "faithful"),
+    [(0.45, None, True), (0.55, None, False), (4.9, 80, True), (5.2, 1, False), (math.nan, 1, False)],
+)
+def test_bf16_is_chosen_where_it_is_faithful(with_bf16, off_hu, pixels, faithful):
+    volume = np.full((2, 8, 8), 40, np.float32)
+    network = Rounding(off_hu, pixels)
+    result = denoise(volume, network)
+    assert network.copies == 1  # chosen once
+    assert result.precision == (inference.MIXED if faithful else "fp32")
+    assert len(result.notes) == (not faithful) and all("bf16 would change" in note for note in result.notes)
+    np.testing.assert_allclose(result.voxels, 40 + off_hu if faithful else 40, atol=1e-3)
+
+
+@pytest.mark.parametrize(("off_hu", "faithful"), [(0.1, True), (1, False)])
+def test_a_warm_network_is_tried_once_until_its_weights_change(with_bf16, off_hu, faithful):
+    volume = np.full((1, 8, 8), 40, np.float32)
+    network = Rounding(off_hu)
+    results = [denoise(volume, network) for _ in range(3)]
+    assert network.copies == 1
+    assert {result.precision for result in results} == {inference.MIXED if faithful else "fp32"}
+    assert {len(result.notes) for result in results} == {int(not faithful)}  # each result says it
+    torch.optim.SGD([network.weight], lr=1).step()  # without a gradient: nothing changes
+    denoise(volume, network)
+    assert network.copies == 1
+    network.weight.sum().backward()
+    torch.optim.AdamW([network.weight]).step()
+    denoise(volume, network)
+    denoise(volume, network)
+    assert network.copies == 2
+    network.load_state_dict({"weight": torch.ones(3)})
+    denoise(volume, network)
+    assert network.copies == 3
+    gone = weakref.ref(network)
+    del network
+    gc.collect()
+    assert gone() is None  # the memory of the trial keeps no network alive
+
+
+def test_another_device_has_another_trial_and_both_precisions_are_told(monkeypatch):
+    """fp32 is a part of the name of the mixed precision; both must be there. "meta" stands for a GPU."""
+
+    class OnGPU(PointNetwork):
+        def mixed(self, dtype):
+            def fail(x):
+                raise cuda_error()
+
+            return PointNetwork(fail)
+
+    monkeypatch.setattr(inference, "pick_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(inference, "mixed_dtype", lambda device: torch.bfloat16 if device.type == "meta" else None)
+    trial = inference._Trial((torch.device("meta"), []), OnGPU().mixed(None), 0.1)
+    network = OnGPU()
+    monkeypatch.setitem(inference._trials, network, trial)
+    result = denoise(np.full((2, 8, 8), 40, np.int16), network)
+    assert result.device == "meta, then cpu"
+    assert result.precision == f"{inference.MIXED}, then fp32"
+    np.testing.assert_array_equal(result.voxels, 40)
+
+
+def test_the_precision_asked_for_is_used(with_bf16):
+    volume = np.full((1, 8, 8), 40, np.float32)
+    network = Rounding(100)
+    assert denoise(volume, network, precision="fp32").precision == "fp32" and network.copies == 0
+    asked = denoise(volume, network, precision="bf16")  # not checked
+    assert asked.precision == inference.MIXED and asked.voxels.mean() == pytest.approx(140, abs=1e-3)
+    assert denoise(volume, PointNetwork()).precision == "fp32"  # it has no bf16 form
+    with pytest.raises(ValueError, match="PointNetwork has no bf16 form"):
+        denoise(volume, PointNetwork(), precision="bf16")
+    with pytest.raises(ValueError, match='no precision "fp16". Choose auto, fp32, bf16'):
+        denoise(volume, network, precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("flags", "isa", "expected"),
+    [
+        ((True, False), None, torch.bfloat16),
+        ((False, True), None, torch.bfloat16),
+        ((False, False), None, None),
+        ((None, None), None, None),  # an older torch cannot say
+        ((True, True), "AVX2", None),
+        ((True, True), "avx512_core", None),
+        ((True, True), "AVX512_CORE_BF16", torch.bfloat16),
+        ((True, True), "ALL", torch.bfloat16),
+    ],
+)
+def test_bf16_on_a_cpu_needs_its_instructions(monkeypatch, flags, isa, expected):
+    for name, flag in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), flags, strict=True):
+        if flag is None:
+            monkeypatch.delattr(torch.cpu, name, raising=False)
+        else:
+            monkeypatch.setattr(torch.cpu, name, lambda flag=flag: flag, raising=False)
+    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(variable, raising=False)
+    if isa:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert inference.mixed_dtype(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert inference.mixed_dtype(torch.device("cuda", 0)) == expected
+    assert inference.mixed_dtype(torch.device("mps")) is None
+
+
+def test_bf16_of_the_models_that_comes_with_it_is_within_its_bounds():
+    """The emulation of bf16 on a CPU without it gives the same rounding."""
+    network, _ = models.load_network(models.find_model(None))
+    y, x = np.mgrid[:144, :136] - 70.0
+    volume = np.where(np.hypot(x, y) < 60, 40.0, -1000.0) + np.where(np.hypot(x + 20, y) < 15, 760, 0)
+    volume = (volume + np.random.default_rng(1).normal(0, 25, (2, *volume.shape))).astype(np.float32)
+    exact = denoise(volume, network, precision="fp32", device="cpu").voxels
+    fast = denoise(volume, network, precision="bf16", device="cpu").voxels
+    difference = fast - exact
+    assert 0 < np.sqrt((difference**2).mean()) < 0.5 and abs(difference).max() < 5
+    assert abs(difference.mean()) < 0.1
+    assert next(network.parameters()).dtype == torch.float32  # the network itself is as before
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(), reason="no large pages on request here"
+)
+@pytest.mark.parametrize(("wish", "large"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+def test_tensors_lie_on_large_pages_once_a_model_is_loaded(wish, large):
+    """In the worker's order: torch, the model, then inference. Who sets the variable has the last word."""
+    script = """
+import torch
+from ASCONDenoiseLib.models import files as models
+models.load_network(models.find_model(None))
+from ASCONDenoiseLib.models import inference
+x = torch.ones(32 * 2**20)
+print([line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")][0])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"} | wish
+    environment["PYTHONPATH"] = str(Path(inference.__file__).parents[2])
+    found = subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, check=True)
+    assert (int(found.stdout) > 100 * 1024) == large  # KiB; the tensor has 128 MiB
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])
+@pytest.mark.parametrize("strength", [0, 0.25, 0.5, 0.9, 1])
+def test_blending_is_what_a_weaker_run_gives(dtype, strength):
+    volume = a_noisy_volume((3, 9, 13), dtype)
+    network = PointNetwork(lambda x: 0.9 * x * x)
+    full = denoise(volume, network).voxels
+    weaker = denoise(volume, network, strength=strength).voxels.astype(np.float64)
+    blended = blend(volume, full, strength)
+    assert blended.dtype == volume.dtype
+    np.testing.assert_allclose(blended, weaker, atol=1e-3 if strength in (0, 1) or dtype == "float32" else 1)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        blend(volume, full, 1.5)
+    with pytest.raises(ValueError, match="differ in shape or type"):
+        blend(volume, full[1:], strength)

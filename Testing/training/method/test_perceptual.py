@@ -1,0 +1,76 @@
+"""VGG-19 features: layers, weight files, the loss."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from ASCONTrainingLib.method.perceptual import VGG19, WeightsFileError, load_vgg19, perceptual_loss
+
+
+@pytest.fixture(scope="module")
+def a_vgg():
+    torch.manual_seed(0)
+    return VGG19()
+
+
+def test_the_layers_are_those_of_vgg_19(a_vgg):
+    """Names as weight files have them; 20,024,384 parameters in the 16 convolutions."""
+    names = [f"features.{n}" for n in (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)]
+    assert list(a_vgg.state_dict()) == [f"{name}.{what}" for name in names for what in ("weight", "bias")]
+    assert sum(p.numel() for p in a_vgg.parameters()) == 20_024_384
+    assert not any(p.requires_grad for p in a_vgg.parameters())
+
+
+def test_features_are_those_of_its_convolutions_one_by_one(a_vgg):
+    x = torch.rand(1, 1, 32, 48)
+    y = torch.cat([(x - mean) / sd for mean, sd in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))], 1)
+    tensors = iter(a_vgg.state_dict().values())
+    for block, convolutions in enumerate((2, 2, 4, 4, 4)):
+        for i in range(convolutions):
+            y = F.conv2d(y, next(tensors), next(tensors), padding=1)
+            if (block, i) != (4, 3):
+                y = y.relu()
+        y = y if block == 4 else F.max_pool2d(y, 2)
+    assert torch.allclose(a_vgg(x), y, atol=1e-6)
+    assert y.shape == (1, 512, 2, 3) and (y < 0).any()
+
+
+def test_the_loss_is_the_mean_square_between_features_and_moves_only_the_denoised(a_vgg):
+    denoised, ndct = (x.requires_grad_() for x in torch.rand(2, 1, 1, 32, 32).unbind())
+    loss = perceptual_loss(a_vgg, denoised, ndct)
+    assert loss.item() == pytest.approx(((a_vgg(denoised) - a_vgg(ndct)) ** 2).mean().item(), rel=1e-5)
+    assert perceptual_loss(a_vgg, ndct, ndct).item() == 0
+    loss.backward()
+    assert denoised.grad.abs().sum() > 0 and ndct.grad is None
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_come_from_a_file_with_or_without_its_classifier(tmp_path, a_vgg, suffix):
+    path = tmp_path / f"vgg19{suffix}"
+    state = {**a_vgg.state_dict(), "classifier.0.bias": torch.zeros(3)}
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    loaded = load_vgg19(path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in a_vgg.state_dict().items())
+
+
+class Trap:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_files_that_are_none_are_refused_in_a_sentence(tmp_path, a_vgg, capsys):
+    with pytest.raises(WeightsFileError, match="There is no file .*none.pth"):
+        load_vgg19(tmp_path / "none.pth")
+    path = tmp_path / "text.safetensors"
+    path.write_text("not tensors")
+    with pytest.raises(WeightsFileError, match="text.safetensors cannot be read"):
+        load_vgg19(path)
+    torch.save({"features.0.weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(WeightsFileError, match="trap.pth cannot be read"):
+        load_vgg19(tmp_path / "trap.pth")
+    assert "this ran" not in capsys.readouterr().out
+    for other in ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, [torch.zeros(1)]):
+        torch.save(other, tmp_path / "other.pth")
+        with pytest.raises(WeightsFileError, match="does not hold the convolutions of a VGG-19"):
+            load_vgg19(tmp_path / "other.pth")
