@@ -27,9 +27,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io import dicom_reader as dicom
 from ASCONDenoiseLib.io.dicom_reader import SeriesSummary, list_series, read_series
-from ASCONDenoiseLib.io.volume import InputError, read_volume
+from ASCONDenoiseLib.io.volume import read_volume
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 SAGITTAL = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -26,9 +26,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.dicom_reader import read_series
 from ASCONDenoiseLib.io.dicom_writer import Derivation, check_new_folder, write_derived_series
-from ASCONDenoiseLib.io.volume import InputError, Volume
+from ASCONDenoiseLib.io.volume import Volume
 
 DERIVATION = Derivation(
     description="ASCON 0.1.0 noise reduction: model ascon-default 1.0, SHA-256 0123abcd, strength 0.80, cpu, fp32",

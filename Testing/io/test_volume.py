@@ -11,8 +11,9 @@ import pytest
 import SimpleITK as sitk
 from dicom_fixtures import oblique_direction, some_voxels
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io import volume as volume_module
-from ASCONDenoiseLib.io.volume import Geometry, InputError, Volume, image_suffix, like, read_volume, write_volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume, image_suffix, like, read_volume, write_volume
 
 AXIAL = Geometry(spacing_mm=(0.703125, 0.8, 2.5), origin_mm=(-123.456789012345, 1 / 3, -218.360001))
 OBLIQUE = Geometry((0.7031251234567, 0.8 / 3, 2.5 / 7), (-123.4, 1 / 3, 1e-7), oblique_direction())

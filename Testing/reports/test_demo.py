@@ -19,7 +19,8 @@ from torch import nn
 
 from ASCONDenoiseLib.commands.cli import main
 from ASCONDenoiseLib.io import results as output
-from ASCONDenoiseLib.io.volume import Geometry, InputError, Volume, read_volume, write_volume
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.volume import Geometry, Volume, read_volume, write_volume
 from ASCONDenoiseLib.models import files as models
 from ASCONDenoiseLib.models.files import ModelCard, Scope, save_model
 from ASCONDenoiseLib.physics import dose

@@ -24,7 +24,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import iter_pixels, pixel_array
 
-from ASCONDenoiseLib.io.volume import DicomSeries, Geometry, InputError, Volume, silenced
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.volume import DicomSeries, Geometry, Volume, silenced
 
 SAME_PLACE_MM = 0.01
 """Slices closer than this along the normal lie at the same place."""

@@ -23,8 +23,9 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.dicom_reader import quiet
-from ASCONDenoiseLib.io.volume import DicomSeries, InputError, Volume
+from ASCONDenoiseLib.io.volume import DicomSeries, Volume
 
 # True of the source's pixels or of that very instance, not of ours. Overlays (60xx) and curves (50xx) go as well.
 _REMOVED = """

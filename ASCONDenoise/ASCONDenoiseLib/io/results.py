@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ASCONDenoiseLib import __version__
-from ASCONDenoiseLib.io.volume import WRITABLE_SUFFIXES, InputError, Volume, image_suffix, write_volume
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.volume import WRITABLE_SUFFIXES, Volume, image_suffix, write_volume
 
 FILES_ONLY_READ = (".nhdr", ".mhd", ".dcm", ".ima", ".dicom")
 """Suffixes that nobody means as the name of a folder, and that cannot be written as one file."""

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ASCONDenoiseLib.errors import InputError
+
 IMAGE_SUFFIXES = {
     ".nrrd": "NrrdImageIO",
     ".nhdr": "NrrdImageIO",
@@ -33,10 +35,6 @@ WRITABLE_SUFFIXES = (".nrrd", ".nii", ".nii.gz", ".mha")
 """Single-file formats: one rename puts the finished file in its place."""
 
 _SILENCE = threading.RLock()
-
-
-class InputError(ValueError):
-    """Bad input: the text says what is wrong, in which file or series, and what to do. Exit code 2."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from ASCONDenoiseLib.io.results import (
     write_file,
     write_results,
 )
-from ASCONDenoiseLib.io.volume import Geometry, InputError, Volume, like, read_volume
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.volume import Geometry, Volume, like, read_volume
 from ASCONDenoiseLib.messages import scope_lines
 from ASCONDenoiseLib.models.record import denoising_record
 from ASCONDenoiseLib.reports.page import Case, Panel, Table, metrics_tables, page, quality_tables, side_by_side_png

@@ -194,7 +194,7 @@ def padding_hu(
             `slicer.dicomDatabase.fileForInstance`.
     """
     from ASCONDenoiseLib.io.dicom_reader import padding_of
-    from ASCONDenoiseLib.io.volume import InputError
+    from ASCONDenoiseLib.errors import InputError
 
     uids = instance_uids(node)
     file = file_for_instance(uids[0]) if uids and file_for_instance else ""

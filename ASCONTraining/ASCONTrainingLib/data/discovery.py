@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ASCONDenoiseLib.io.volume import IMAGE_SUFFIXES, Geometry, InputError, Volume, image_suffix, read_volume
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.volume import IMAGE_SUFFIXES, Geometry, Volume, image_suffix, read_volume
 from ASCONTrainingLib.data.training_set import SPLITS, DataError, check_patients
 
 # -------------------------------------------------------------------------------------------------- the CT in a folder

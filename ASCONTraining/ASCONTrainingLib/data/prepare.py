@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ASCONDenoiseLib.io.volume import InputError
+from ASCONDenoiseLib.errors import InputError
 from ASCONTrainingLib.data.discovery import (
     MAYO_2016,
     MAYO_2020,

@@ -18,7 +18,8 @@ from dicom_fixtures import make_ct_series
 from training_fixtures import Tiny
 
 from ASCONDenoiseLib.commands import cli
-from ASCONDenoiseLib.io.volume import Geometry, InputError, Volume, write_volume
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.volume import Geometry, Volume, write_volume
 from ASCONDenoiseLib.models import files as models
 from ASCONDenoiseLib.physics.dose import DoseError
 from ASCONTrainingLib.commands import training as commands
