@@ -1,5 +1,5 @@
 # make demo      from a CT to a denoised CT, pictures and a report (INPUT=folder-or-file: your own scan)
-# make test      the checks; make test-slow: those that take minutes; make lint; make bench: speed and memory
+# make test      the checks; make test-slow: those that take minutes; make lint (style and types); make bench: speed and memory
 # make install   .venv with the locked versions; all of the above do it first
 # PYTHON=...       the interpreter for .venv
 # TORCH_INDEX=...  package index that offers PyTorch's CPU build (see README)
@@ -38,6 +38,7 @@ test-slow: install
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 format: install
 	$(BIN)/ruff check --fix
@@ -47,5 +48,5 @@ bench: install
 	@for script in Testing/benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
-	rm -rf build dist demo-output .pytest_cache .ruff_cache *.egg-info
+	rm -rf build dist demo-output .pytest_cache .ruff_cache .mypy_cache *.egg-info
 	find ASCONDenoise ASCONTraining Testing -name __pycache__ -prune -exec rm -rf {} +

@@ -49,7 +49,19 @@ MAY_USE_TORCH = ("physics", "models", "worker", "commands")
 """Rooms of ASCONDenoiseLib whose files may import torch, inside functions at least."""
 QT_SIDE = ("scene", "panel")
 """Rooms of ASCONDenoiseLib that may import Slicer; the module's own file besides."""
-NOT_OURS = {".git", ".venv", "__pycache__", "build", "dist", "demo-output", "runs", ".pytest_cache", ".ruff_cache"}
+NOT_OURS = {
+    ".git",
+    ".venv",
+    "__pycache__",
+    "build",
+    "dist",
+    "demo-output",
+    "runs",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".mypy_cache",
+    ".hypothesis",
+}
 
 
 def lib_files(module: str) -> list[Path]:
