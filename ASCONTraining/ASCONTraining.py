@@ -45,7 +45,7 @@ class ASCONTrainingLogic(ScriptedLoadableModuleLogic):
 
     def presets(self):
         """Name -> settings that a training can begin with."""
-        from ASCONTrainingLib.config.settings import PRESETS
+        from ASCONTrainingLib.config.presets import PRESETS
 
         return dict(PRESETS)
 

@@ -108,7 +108,7 @@ def measure(part: str, way: str, device: str, batch: int, side: int, steps: int)
     sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in ("ASCONDenoise", "ASCONTraining")]
     import torch
 
-    from ASCONTrainingLib.config.settings import PRESETS
+    from ASCONTrainingLib.config.presets import PRESETS
     from ASCONTrainingLib.trainer.distributed import Processes
     from ASCONTrainingLib.trainer.training_state import Learner
 

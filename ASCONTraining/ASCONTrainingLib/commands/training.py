@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ASCONDenoiseLib.commands.cli import Console, Parser, UsageError, add_command
-from ASCONTrainingLib.config import settings
-from ASCONTrainingLib.config.settings import PRESETS, AblationRow, TrainConfig
+from ASCONTrainingLib.config import ablations
+from ASCONTrainingLib.config.ablations import AblationRow
+from ASCONTrainingLib.config.presets import PRESETS
+from ASCONTrainingLib.config.settings import TrainConfig
 
 if TYPE_CHECKING:
     from ASCONTrainingLib.trainer.trainer import Progress, Trained
@@ -290,12 +292,12 @@ def _ablation(args: argparse.Namespace, console: Console) -> None:
 
 def _rows(args: argparse.Namespace, base: TrainConfig) -> list[AblationRow]:
     if args.table == "2":
-        return settings.table_2(base, args.vgg_weights)
+        return ablations.table_2(base, args.vgg_weights)
     if args.table == "S2":
-        return settings.table_s2(base)
+        return ablations.table_s2(base)
     from ASCONDenoiseLib.models.files import ARCHITECTURES
 
-    return settings.table_s1(base, ARCHITECTURES)
+    return ablations.table_s1(base, ARCHITECTURES)
 
 
 def ablation_table(table: str, found: list[tuple[AblationRow, Trained | None]]) -> str:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ASCONTrainingLib.config.settings import PRESETS, MACConfig
+from ASCONTrainingLib.config.presets import PRESETS
+from ASCONTrainingLib.config.settings import MACConfig
 from ASCONTrainingLib.method import mac_net
 from ASCONTrainingLib.method import patch_sampling as matching
 from ASCONTrainingLib.method.mac_net import DisentangledUNet, MACNet

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ASCONTrainingLib.config.settings import PRESETS, ConfigError, LossConfig, MACConfig, OptimizerConfig, TrainConfig
+from ASCONTrainingLib.config.presets import PRESETS
+from ASCONTrainingLib.config.settings import ConfigError, LossConfig, MACConfig, OptimizerConfig, TrainConfig
 from ASCONTrainingLib.method import losses
 from ASCONTrainingLib.method.mac_net import MACNet
 from ASCONTrainingLib.method.objectives import ascon

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ASCONDenoiseLib.models import files as models
-from ASCONTrainingLib.config.settings import PRESETS, ConfigError, TrainConfig
+from ASCONTrainingLib.config.presets import PRESETS
+from ASCONTrainingLib.config.settings import ConfigError, TrainConfig
 from ASCONTrainingLib.method.objectives import cncl, du_gan, edcnn, wgan_vgg
 from ASCONTrainingLib.method.objectives.setup import NotFiniteError, Setup
 from ASCONTrainingLib.method.perceptual import VGG19, WeightsFileError
