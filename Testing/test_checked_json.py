@@ -15,6 +15,10 @@ from ASCONDenoiseLib.checked_json import FieldError, from_json
 class Inner:
     doses: tuple[float, float] | None = None
 
+    def __post_init__(self):
+        if self.doses and self.doses[0] > self.doses[1]:
+            raise FieldError("wrong", "doses", self.doses, "rising")
+
 
 @dataclass(frozen=True)
 class Outer:
@@ -30,6 +34,10 @@ class Outer:
     rest: dict[str, Any] = field(default_factory=dict)
     anything: Any = None
 
+    def __post_init__(self):
+        if self.count < 1:
+            raise FieldError("wrong", "count", self.count, "1 or more")
+
 
 def test_values_of_every_kind():
     given = {"name": "n", "count": 3, "rate": 2, "flag": True, "path": "/a", "sizes": [1, 2], "names": ["x"]}
@@ -44,6 +52,8 @@ def test_values_of_every_kind():
     ("values", "problem", "name", "wanted"),
     [
         ({}, "missing", "name", "a text"),
+        ({"name": "n", "count": 0}, "wrong", "count", "1 or more"),
+        ({"name": "n", "inner": {"doses": [2, 1]}}, "wrong", "inner.doses", "rising"),
         ({"name": "n", "nmae": 1}, "unknown", "nmae", "name, count"),
         ({"name": 3}, "wrong", "name", "a text"),
         ({"name": "n", "count": True}, "wrong", "count", "a whole number"),
@@ -62,3 +72,15 @@ def test_what_does_not_fit_is_named(values, problem, name, wanted):
     with pytest.raises(FieldError) as caught:
         from_json(Outer, values, "")
     assert (caught.value.problem, caught.value.name) == (problem, name) and wanted in caught.value.wanted
+
+
+def test_all_that_is_unknown_or_missing_is_named():
+    with pytest.raises(FieldError) as caught:
+        from_json(Outer, {"name": "n", "inner": {"b": 1, "a": 2}})
+    assert caught.value.names == ["inner.a", "inner.b"]
+
+
+def test_a_value_out_of_bounds_is_told_as_json_has_it():
+    with pytest.raises(FieldError) as caught:
+        from_json(Outer, {"name": "n", "inner": {"doses": [2, 1]}})
+    assert caught.value.value == [2, 1]

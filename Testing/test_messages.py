@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from model_fixtures import a_card
 
 from ASCONDenoiseLib import messages as wording
 from ASCONDenoiseLib.imaging.clustering import READINGS_HU
-from ASCONDenoiseLib.models.files import ModelCard, Scope, find_model, load_card
+from ASCONDenoiseLib.models.card import Scope, load_card
+from ASCONDenoiseLib.models.files import find_model
 
 
 @pytest.mark.parametrize(
@@ -87,20 +89,11 @@ def test_outcome_ends_with_model_device_time_and_strength():
 
 
 def test_card_shows_everything_and_runs_no_markup():
-    card = ModelCard(
+    card = a_card(
         name="<script>",
-        version="1",
-        architecture="esau_net",
-        settings={},
-        window_hu=(-1000.0, 2000.0),
-        preset="released",
         training_data=["A & B"],
-        dose="0.25, simulated",
-        date="2026-01-01",
-        licence="Apache-2.0",
         intended_use="Research",
         limits=["Not for children"],
-        scope=Scope(),
         metrics={"abdomen": {"psnr_db": 44.1234, "slices": 20}},
         sha256="ab" * 32,
     )

@@ -1,7 +1,8 @@
 """JSON into frozen dataclasses, each value checked against the type of its field: cards, jobs and settings alike.
 
-Bounds belong to the dataclass itself (`__post_init__`); here only the kind of a value is checked. Known are int, float,
-bool, str, None, list, tuple, dict, Path, Any, unions, Literal and dataclasses within each other.
+Here only the kind of a value is checked. Bounds belong to the dataclass itself: its `__post_init__` raises FieldError,
+which is completed with the value as JSON had it and with the fields around it. Known are int, float, bool, str, None,
+list, tuple, dict, Path, Any, unions, Literal and dataclasses within each other.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,14 +27,23 @@ class FieldError(ValueError):
         name: the field, with those around it: "scope.doses".
         value: what was there; None where it is missing.
         wanted: what it should be, in words ("a whole number"); of an unknown field, the fields that there are.
+        names: all fields that are unknown, or missing; `name` is the first.
     """
 
-    def __init__(self, problem: Literal["unknown", "missing", "wrong"], name: str, value: object, wanted: str):
+    def __init__(
+        self,
+        problem: Literal["unknown", "missing", "wrong"],
+        name: str,
+        value: object,
+        wanted: str,
+        names: Sequence[str] = (),
+    ):
         super().__init__(f"{name} is {problem}: {value!r}, wanted: {wanted}")
         self.problem = problem
         self.name = name
         self.value = value
         self.wanted = wanted
+        self.names = list(names) or [name]
 
 
 def from_json(cls: type[T], values: Mapping[str, Any], place: str = "") -> T:
@@ -51,11 +61,18 @@ def from_json(cls: type[T], values: Mapping[str, Any], place: str = "") -> T:
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     if unknown := sorted(map(str, values.keys() - known.keys())):
-        raise FieldError("unknown", place + unknown[0], values[unknown[0]], ", ".join(place + name for name in known))
-    for name, described in known.items():
-        if name not in values and described.default is MISSING and described.default_factory is MISSING:
-            raise FieldError("missing", place + name, None, _wanted(hints[name], described))
-    return cls(**{name: _checked(values[name], hints[name], place + name, known[name]) for name in values})
+        names = [place + name for name in unknown]
+        raise FieldError("unknown", names[0], values[unknown[0]], ", ".join(place + name for name in known), names)
+    required = [f for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [f for f in required if f.name not in values]:
+        names = [place + f.name for f in missing]
+        raise FieldError("missing", names[0], None, _wanted(hints[missing[0].name], missing[0]), names)
+    checked = {name: _checked(value, hints[name], place + name, known[name]) for name, value in values.items()}
+    try:
+        return cls(**checked)
+    except FieldError as error:
+        value = values.get(error.name, error.value)
+        raise FieldError(error.problem, place + error.name, value, error.wanted) from None
 
 
 def _checked(value: Any, hint: Any, name: str, described: dataclasses.Field[Any] | None = None) -> Any:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ASCONDenoiseLib.models.files import ModelCard, Scope
+from ASCONDenoiseLib.models.card import ModelCard, Scope
 
 Translate = Callable[[str], str]
 

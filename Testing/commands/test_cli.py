@@ -21,15 +21,21 @@ import pydicom
 import pytest
 import torch
 from dicom_fixtures import make_ct_series, oblique_direction
+from model_fixtures import a_card
 from torch import nn
 
 import ASCONDenoiseLib
 from ASCONDenoiseLib.commands import cli
-from ASCONDenoiseLib.io.volume import Geometry, Volume, read_volume, write_volume
-from ASCONDenoiseLib.models import files as models
-from ASCONDenoiseLib.models.files import ModelCard, Scope, save_model
+from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.reading import read_volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume
+from ASCONDenoiseLib.models import files
+from ASCONDenoiseLib.models.card import Scope, load_card
+from ASCONDenoiseLib.models.files import DEFAULT_MODEL, find_model, load_network, save_model
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
 from ASCONDenoiseLib.physics import dose
+from ASCONDenoiseLib.physics.settings import DoseSettings
 
 LIBS = [str(Path(__file__).resolve().parents[2] / module) for module in ("ASCONDenoise", "ASCONTraining")]
 GEOMETRY = Geometry((0.7, 0.8, 2.5), (-100.0, -90.5, 30.25), oblique_direction())
@@ -46,35 +52,20 @@ class Shift(nn.Module):
         return x + self.hu / 3000
 
 
-def a_card(architecture: str) -> ModelCard:
-    return ModelCard(
-        name="A test model",
-        version="0.1",
-        architecture=architecture,
-        settings={},
-        window_hu=(-1000.0, 2000.0),
-        preset="none",
-        training_data=["nothing", "at all"],
-        dose="0.25, simulated",
-        date="2025-06-01",
-        licence="Apache-2.0",
-        intended_use="Tests.",
-        limits=["knows nothing"],
-        scope=Scope(slice_mm=(1.0, 3.0)),
-        metrics={"PSNR, dB": 40.5},
-    )
-
-
 @pytest.fixture(autouse=True)
 def the_models(tmp_path_factory, monkeypatch) -> Path:
     """A user's folder with the model "shift-30", and nothing shipped."""
     folder, shipped = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("shipped")
     monkeypatch.setenv("ASCON_MODELS", str(folder))
-    monkeypatch.setattr(models, "models_folder", lambda: shipped)
-    monkeypatch.setitem(models.ARCHITECTURES, "shift", Shift)
+    monkeypatch.setattr(files, "models_folder", lambda: shipped)
+    monkeypatch.setitem(ARCHITECTURES, "shift", Shift)
     network = Shift()
     network.hu.data.fill_(-30)
-    save_model(network, a_card("shift"), folder / "shift-30.safetensors")
+    save_model(
+        network,
+        a_card(architecture="shift", scope=Scope(slice_mm=(1.0, 3.0)), metrics={"PSNR, dB": 40.5}),
+        folder / "shift-30.safetensors",
+    )
     return folder
 
 
@@ -156,7 +147,7 @@ def test_denoise_of_dicom_writes_a_derived_series(a_series, tmp_path):
     np.testing.assert_array_equal(after.voxels[inside], before.voxels[inside] - 30)
     assert after.geometry == before.geometry
     header = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
-    card = models.load_card(models.find_model("shift-30"))
+    card = load_card(find_model("shift-30"))
     for fact in ("A test model 0.1", card.sha256[:12], "device cpu", "precision fp32", "strength 1"):
         assert fact in header.DerivationDescription
     assert header.ContributingEquipmentSequence[-1].SoftwareVersions == ASCONDenoiseLib.__version__
@@ -241,13 +232,13 @@ def test_simulate_hands_every_option_on(a_cylinder, tmp_path, capsys, options, s
     assert code == 0
     assert lines[0] == {"event": "progress", "done": 2, "total": 2}
     volume = read_volume(a_cylinder)
-    expected = dose.simulate(volume.voxels, (2.0, 2.0, 3.0), dose.DoseSettings(dose=0.1, **settings)).voxels
+    expected = dose.simulate(volume.voxels, (2.0, 2.0, 3.0), DoseSettings(dose=0.1, **settings)).voxels
     low = read_volume(tmp_path / "low.nrrd")
     np.testing.assert_array_equal(low.voxels, expected)
     assert (low.voxels != volume.voxels).mean() > 0.5
     assert low.geometry == volume.geometry
     record = json.loads((tmp_path / "low.nrrd.json").read_text())
-    assert record["settings"] == json.loads(json.dumps(asdict(dose.DoseSettings(dose=0.1, **settings))))
+    assert record["settings"] == json.loads(json.dumps(asdict(DoseSettings(dose=0.1, **settings))))
     assert record["photons"] == [settings["photons"]] * 2
 
 
@@ -341,9 +332,9 @@ class Sign(Shift):
 @pytest.fixture
 def a_body(tmp_path, the_models, monkeypatch) -> Path:
     """Muscle in fat in air, 3 slices of 30 x 36; and two models "sign" that find them."""
-    monkeypatch.setitem(models.ARCHITECTURES, "sign", Sign)
+    monkeypatch.setitem(ARCHITECTURES, "sign", Sign)
     for name in ("sign", "sign-too"):
-        save_model(Sign(), a_card("sign"), the_models / f"{name}.safetensors")
+        save_model(Sign(), a_card(architecture="sign"), the_models / f"{name}.safetensors")
     hu = np.full((3, 30, 36), -1000)
     hu[:, 4:26, 4:32] = -100
     hu[:, 9:21, 10:26] = 60
@@ -378,7 +369,7 @@ def test_cluster_writes_label_map_tables_plot_and_page(a_body, tmp_path, the_mod
     assert (labels.voxels[voxels > 40] == 2).all() and (labels.voxels[:, 8, 8:24] == 1).all()
     assert not labels.voxels[:, 0].any()
     record = json.loads((out / "labels.nrrd.json").read_text())
-    assert record["model_sha256"] == models.load_card(the_models / "sign.safetensors").sha256
+    assert record["model_sha256"] == load_card(the_models / "sign.safetensors").sha256
     assert record["settings"] == {"clusters": 2, "points": 120, "seed": 4} and record["device"] == "cpu"
     with (out / "clusters.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -465,10 +456,10 @@ def test_models_list_import_verify_show(the_models, tmp_path, capsys):
 
 def test_the_default_model_is_marked_and_used(the_models, a_file, a_volume, tmp_path, capsys):
     for suffix in (".safetensors", ".json"):
-        shutil.copy(the_models / f"shift-30{suffix}", models.models_folder() / f"{models.DEFAULT_MODEL}{suffix}")
+        shutil.copy(the_models / f"shift-30{suffix}", files.models_folder() / f"{DEFAULT_MODEL}{suffix}")
     assert cli.main(["models", "list"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split()[0] for row in rows if row.endswith("default")] == [models.DEFAULT_MODEL]
+    assert [row.split()[0] for row in rows if row.endswith("default")] == [DEFAULT_MODEL]
     assert cli.main(["denoise", str(a_file), str(tmp_path / "out.nrrd")]) == 0
     np.testing.assert_array_equal(read_volume(tmp_path / "out.nrrd").voxels, shifted(a_volume.voxels, -30))
 
@@ -623,7 +614,7 @@ def raises(error: BaseException):
     ],
 )
 def test_a_failure_is_a_line_and_exit_code_1(a_file, tmp_path, monkeypatch, capsys, error, words):
-    monkeypatch.setattr(models, "load_network", raises(error))
+    monkeypatch.setattr(files, "load_network", raises(error))
     command = ["denoise", str(a_file), str(tmp_path / "out.nrrd"), "--model", "shift-30"]
     assert cli.main(command) == 1
     err = capsys.readouterr().err
@@ -641,7 +632,7 @@ def test_whatever_stops_the_writing_of_a_file_leaves_nothing(a_file, tmp_path, m
     out.write_text("precious")
     before = files_in(tmp_path)
     if where == "read":
-        monkeypatch.setattr("ASCONDenoiseLib.io.volume.read_volume", raises(error))
+        monkeypatch.setattr("ASCONDenoiseLib.io.reading.read_volume", raises(error))
     elif where == "file":
         import SimpleITK as sitk
 
@@ -689,7 +680,7 @@ def test_the_log(a_file, tmp_path, monkeypatch, capsys):
     command = ["denoise", str(a_file), str(tmp_path / "out.nrrd"), "--model", "shift-30", "--log", str(log)]
     assert cli.main(command) == 0
     assert cli.main(command) == 2  # exists already
-    monkeypatch.setattr(models, "load_network", raises(ZeroDivisionError("oh")))
+    monkeypatch.setattr(files, "load_network", raises(ZeroDivisionError("oh")))
     assert cli.main([*command, "--force"]) == 1
     assert "Traceback" not in capsys.readouterr().err
     text = log.read_text()
@@ -699,7 +690,7 @@ def test_the_log(a_file, tmp_path, monkeypatch, capsys):
         if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|ERROR) ascon: ", line)
     ]
     assert [line.split("ascon: ")[1].split(" ")[0] for line in entries[:3]] == ["ascon", "model", "wrote"]
-    assert models.load_card(models.find_model("shift-30")).sha256 in text
+    assert load_card(find_model("shift-30")).sha256 in text
     assert "exists already" in text and "ZeroDivisionError: oh" in text and 'cli.py", line' in text
 
 
@@ -711,7 +702,7 @@ def test_the_log_holds_nothing_of_other_libraries(tmp_path, monkeypatch, a_file)
         logging.getLogger("ASCONDenoiseLib.models.inference").warning("batch halved")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "load_network", noisy)
+    monkeypatch.setattr(files, "load_network", noisy)
     log = tmp_path / "a.log"
     command = ["denoise", str(a_file), str(tmp_path / "out.nrrd"), "--model", "shift-30", "--log", str(log)]
     assert cli.main(command) == 130
@@ -809,7 +800,7 @@ def an_identity_esau_net(tmp_path_factory) -> Path:
     for block in (network.enc1, network.dec3):
         block.identity.weight.data[0, 0] = 1
     path = tmp_path_factory.mktemp("esau") / "identity.safetensors"
-    save_model(network, a_card("esau_net"), path, half=True)
+    save_model(network, a_card(), path, half=True)
     return path
 
 
@@ -912,7 +903,7 @@ def test_a_file_name_that_is_not_unicode_is_refused(tmp_path, capsys):
 
 
 def test_what_the_model_is_not_for_is_remarked_upon_and_done(an_identity_esau_net, tmp_path, capsys):
-    network, card = models.load_network(an_identity_esau_net)
+    network, card = load_network(an_identity_esau_net)
     model = tmp_path / "thick.safetensors"
     save_model(network, replace(card, scope=Scope(slice_mm=(2.5, 5.0))), model)
     voxels = np.full((2, 64, 64), 40, np.int16)

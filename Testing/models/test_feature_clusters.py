@@ -16,11 +16,14 @@ from ASCONDenoiseLib.imaging import clustering
 from ASCONDenoiseLib.imaging.clustering import ClusterError, ClusterSettings
 from ASCONDenoiseLib.imaging.hounsfield import to_unit
 from ASCONDenoiseLib.models import feature_clusters as anatomy
-from ASCONDenoiseLib.models import files as models
 from ASCONDenoiseLib.models import inference
 from ASCONDenoiseLib.models.feature_clusters import cluster_volume, fit_slices
+from ASCONDenoiseLib.models.files import find_model, load_network
 from ASCONDenoiseLib.models.inference import Cancelled, denoise
 from ASCONDenoiseLib.physics import dose, phantoms
+from ASCONDenoiseLib.physics.cylinder import Insert, cylinder
+from ASCONDenoiseLib.physics.phantom_volume import Phantom
+from ASCONDenoiseLib.physics.settings import DoseSettings
 
 SPACING_MM = (1.5, 2.0, 4.0)
 TISSUES_HU = {"lung": -800, "fat": -100, "soft tissue": 50, "bone": 700}
@@ -215,14 +218,14 @@ def test_volumes_that_cannot_be_clustered(a_body):
 # ---- the shipped model on phantoms
 
 
-def textures(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> phantoms.Phantom:
+def textures(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Phantom:
     """Water with three rods of 60 HU: uniform, of fine and of coarse texture."""
     rods = [
-        phantoms.Insert("uniform", 60, 52, 0, 88),
-        phantoms.Insert("fine texture", 60, 52, 120, 88, texture_sd_hu=20, correlation_mm=1.2),
-        phantoms.Insert("coarse texture", 60, 52, 240, 88, texture_sd_hu=20, correlation_mm=4),
+        Insert("uniform", 60, 52, 0, 88),
+        Insert("fine texture", 60, 52, 120, 88, texture_sd_hu=20, correlation_mm=1.2),
+        Insert("coarse texture", 60, 52, 240, 88, texture_sd_hu=20, correlation_mm=4),
     ]
-    return phantoms.cylinder(shape, spacing_mm, 210, rods)
+    return cylinder(shape, spacing_mm, 210, rods)
 
 
 SHAPE, PHANTOM_MM = (1, 128, 128), {"abdomen": 380, "chest": 380, "cylinder": 230, "textures": 230}
@@ -234,7 +237,7 @@ three of the four; see the printed lines (pytest -s)."""
 
 @pytest.fixture(scope="module")
 def the_model() -> nn.Module:
-    return models.load_network(models.find_model())[0]
+    return load_network(find_model())[0]
 
 
 @pytest.mark.parametrize("kind", REACHED)
@@ -244,12 +247,12 @@ def test_clusters_of_the_shipped_model_match_the_tissues_of_phantoms(the_model, 
     make = {
         "abdomen": lambda: phantoms.abdomen(1_000_011, SHAPE, spacing_mm),
         "chest": lambda: phantoms.chest(1_000_011, SHAPE, spacing_mm),
-        "cylinder": lambda: phantoms.cylinder(SHAPE, spacing_mm),
+        "cylinder": lambda: cylinder(SHAPE, spacing_mm),
         "textures": lambda: textures(SHAPE, spacing_mm),
     }
     phantom = make[kind]()
     outside = (0, 1) if kind in ("abdomen", "chest") else (0,)  # air and couch
-    settings = dose.DoseSettings(photons=NORMAL_PHOTONS[kind] / 4, kernel="standard", seed=1)
+    settings = DoseSettings(photons=NORMAL_PHOTONS[kind] / 4, kernel="standard", seed=1)
     ldct = dose.scan(phantom.voxels_hu.round().astype(np.int16), spacing_mm, settings)
     found = cluster_volume(ldct, the_model, ClusterSettings(8, 100), spacing_mm=spacing_mm)
     body = (found.labels > 0) & ~np.isin(phantom.labels, outside)

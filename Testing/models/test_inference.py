@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from ASCONDenoiseLib.imaging.output_rule import blend
-from ASCONDenoiseLib.models import files as models
 from ASCONDenoiseLib.models import inference
+from ASCONDenoiseLib.models.files import find_model, load_network
 from ASCONDenoiseLib.models.inference import Cancelled, InferenceError, denoise, pick_device
 from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
 
@@ -729,7 +729,7 @@ def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
 
 def test_bf16_of_the_models_that_comes_with_it_is_within_its_bounds():
     """The emulation of bf16 on a CPU without it gives the same rounding."""
-    network, _ = models.load_network(models.find_model(None))
+    network, _ = load_network(find_model(None))
     y, x = np.mgrid[:144, :136] - 70.0
     volume = np.where(np.hypot(x, y) < 60, 40.0, -1000.0) + np.where(np.hypot(x + 20, y) < 15, 760, 0)
     volume = (volume + np.random.default_rng(1).normal(0, 25, (2, *volume.shape))).astype(np.float32)
@@ -752,8 +752,8 @@ def test_tensors_lie_on_large_pages_once_a_model_is_loaded(wish, large):
     """In the worker's order: torch, the model, then inference. Who sets the variable has the last word."""
     script = """
 import torch
-from ASCONDenoiseLib.models import files as models
-models.load_network(models.find_model(None))
+from ASCONDenoiseLib.models.files import find_model, load_network
+load_network(find_model(None))
 from ASCONDenoiseLib.models import inference
 x = torch.ones(32 * 2**20)
 print([line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")][0])

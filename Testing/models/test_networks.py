@@ -10,15 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ASCONDenoiseLib.models import files as models
 from ASCONDenoiseLib.models import inference
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
 
 PEERS = ("unet", "red_cnn", "edcnn", "cncl", "du_gan", "wgan_vgg")
 
 
 def a_network(key: str) -> nn.Module:
     torch.manual_seed(0)
-    network = models.ARCHITECTURES[key]()
+    network = ARCHITECTURES[key]()
     for (
         name,
         parameter,
@@ -44,7 +44,7 @@ def an_image(*shape: int) -> torch.Tensor:
     ],
 )
 def test_parameters_are_as_many_as_published(key, published, where):
-    assert sum(p.numel() for p in models.ARCHITECTURES[key]().parameters()) == published, where
+    assert sum(p.numel() for p in ARCHITECTURES[key]().parameters()) == published, where
 
 
 def test_the_parameters_of_unet_are_those_of_its_figure():
@@ -54,7 +54,7 @@ def test_the_parameters_of_unet_are_those_of_its_figure():
     convolutions += [(128, 128), (128, 64), (64, 64)]
     ups = [(1024, 512), (512, 256), (256, 128), (128, 64)]
     total = sum(9 * a * b + b for a, b in convolutions) + sum(4 * a * b + b for a, b in ups) + 64 + 1
-    assert sum(p.numel() for p in models.ARCHITECTURES["unet"]().parameters()) == total
+    assert sum(p.numel() for p in ARCHITECTURES["unet"]().parameters()) == total
 
 
 # Each forward pass once more, from its description, with the weights in the order of the description
@@ -184,7 +184,7 @@ def test_inference_takes_any_size_and_gives_it_back(key):
 @pytest.mark.parametrize("key", ["unet", "cncl"])
 def test_sides_that_do_not_fit_are_refused_in_a_sentence(key):
     with pytest.raises(ValueError, match=r"multiples of 16; got \(40, 32\)"):
-        models.ARCHITECTURES[key]()(torch.zeros(1, 1, 40, 32))
+        ARCHITECTURES[key]()(torch.zeros(1, 1, 40, 32))
 
 
 @pytest.mark.parametrize("key", PEERS)
@@ -192,7 +192,7 @@ def test_every_weight_learns_from_the_first_step_on(key):
     """No dead start, whatever the seed: each weight tensor gets a gradient, and the image is not a flat zero."""
     for seed in range(3):
         torch.manual_seed(seed)
-        network = models.ARCHITECTURES[key]()
+        network = ARCHITECTURES[key]()
         output = network(an_image(1, 1, 48, 48))
         output.square().mean().backward()
         assert output.abs().max() > 0
@@ -211,7 +211,7 @@ def test_cncl_gives_the_fused_image_in_use_and_its_noise_besides_in_training():
 
 
 def test_the_fusion_of_cncl_begins_as_the_mean_of_both_estimates():
-    network = models.ARCHITECTURES["cncl"]().eval()
+    network = ARCHITECTURES["cncl"]().eval()
     x = an_image(1, 1, 32, 32)
     with torch.no_grad():
         content, noise, image = network.features(x).split((32, 32, 1), 1)

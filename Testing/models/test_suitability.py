@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ASCONDenoiseLib.models import files as models
-from ASCONDenoiseLib.models.files import Scope
+from ASCONDenoiseLib.models.card import ModelCard, Scope, load_card
+from ASCONDenoiseLib.models.files import find_model
 from ASCONDenoiseLib.models.suitability import sample, warnings
 from ASCONDenoiseLib.physics.phantoms import abdomen, chest
 
@@ -26,9 +26,9 @@ def a_body() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def the_card() -> models.ModelCard:
+def the_card() -> ModelCard:
     """Of the shipped model, whose scope is known."""
-    return models.load_card(models.find_model())
+    return load_card(find_model())
 
 
 def test_nothing_is_said_of_a_ct(a_body, the_card):
@@ -156,7 +156,7 @@ def test_sample_and_whole_agree_on_real_ct(the_card):
     data = os.environ.get("ASCON_TEST_DATA")
     if not data:
         pytest.skip("ASCON_TEST_DATA names no folder with real CT")
-    from ASCONDenoiseLib.io.volume import read_volume
+    from ASCONDenoiseLib.io.reading import read_volume
 
     files = [path for folder in ("train", "validation") for path in sorted(Path(data, folder).glob("*.nii*"))]
     assert files

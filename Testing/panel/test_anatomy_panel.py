@@ -21,12 +21,12 @@ from vtk.util import numpy_support
 
 CLUSTER = """
 import sys, numpy as np
-from ASCONDenoiseLib.models import files as models
+from ASCONDenoiseLib.models.files import load_network
 from ASCONDenoiseLib.models.feature_clusters import cluster_volume
 from ASCONDenoiseLib.imaging.clustering import ClusterSettings
 
 source, model, target, clusters, points, *spacing = sys.argv[1:]
-network, _ = models.load_network(model)
+network, _ = load_network(model)
 denoised = np.empty_like(np.load(source))
 found = cluster_volume(np.load(source), network, ClusterSettings(int(clusters), int(points)),
                        spacing_mm=tuple(map(float, spacing)), device="cpu", denoised_hu=denoised)

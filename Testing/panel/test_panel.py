@@ -29,34 +29,30 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "Testing"))  # for dicom_fixtures
 
 MAKE_MODELS = """
-import sys, torch
-from ASCONDenoiseLib.models import files as models
-from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
+import sys
+from model_fixtures import a_random_model
 
 for seed, path in enumerate(sys.argv[1:]):
-    torch.manual_seed(seed)
-    card = models.ModelCard(
-        name=f"model {seed}", version="1.0", architecture="esau_net", settings={}, window_hu=(-1000.0, 2000.0),
-        preset="released", training_data=["none <at all>"], dose="none", date="2026-01-01", licence="Apache-2.0",
-        intended_use="Tests of the panel", limits=["Everything"], scope=models.Scope(),
-        metrics={"psnr_db": 1.25})
-    models.save_model(ESAUNet(), card, path)
+    a_random_model(
+        path, seed, name=f"model {seed}", version="1.0", training_data=["none <at all>"],
+        intended_use="Tests of the panel", limits=["Everything"], metrics={"psnr_db": 1.25})
 """
 
 DENOISE = """
 import sys, numpy as np
 from ASCONDenoiseLib.models import inference
-from ASCONDenoiseLib.models import files as models
+from ASCONDenoiseLib.models.files import load_network
 
 source, model, target = sys.argv[1:]
-network, _ = models.load_network(model)
+network, _ = load_network(model)
 np.save(target, inference.denoise(np.load(source), network, device="cpu").voxels)
 """
 
 
 def runPython(code: str, *arguments: str) -> None:
     """In a process of its own, since Slicer's imports no torch."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "ASCONDenoise")}
+    paths = os.pathsep.join(map(str, (ROOT / "ASCONDenoise", ROOT / "Testing")))
+    environment = os.environ | {"PYTHONPATH": paths}
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -867,7 +863,7 @@ class CompareTest(PanelTestCase):
         super().closePanel()
 
     def view(self, pane):
-        return sys.modules["ASCONDenoiseLib.scene.mrml"].slice_view(slicer.mrmlScene, pane)
+        return sys.modules["ASCONDenoiseLib.scene.compare_layout"].slice_view(slicer.mrmlScene, pane)
 
     def test_side_by_side_is_linked_and_goes_back(self):
         manager = slicer.app.layoutManager()
@@ -978,7 +974,7 @@ class CompareTest(PanelTestCase):
     def test_the_difference_has_a_scale_in_hu_in_its_view(self):
         self.ui.differenceButton.click()
         wait(lambda: not self.logic.tasks.busy())
-        name = sys.modules["ASCONDenoiseLib.scene.mrml"].view_name("difference")
+        name = sys.modules["ASCONDenoiseLib.scene.compare_layout"].view_name("difference")
         for _again in range(2):
             (scale,) = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
             view = slicer.app.layoutManager().sliceWidget(name).sliceView()

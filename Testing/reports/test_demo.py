@@ -14,37 +14,26 @@ import numpy as np
 import pytest
 import torch
 from dicom_fixtures import make_ct_series, oblique_direction
+from model_fixtures import a_card
 from PIL import Image
 from torch import nn
 
 from ASCONDenoiseLib.commands.cli import main
-from ASCONDenoiseLib.io import results as output
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.volume import Geometry, Volume, read_volume, write_volume
-from ASCONDenoiseLib.models import files as models
-from ASCONDenoiseLib.models.files import ModelCard, Scope, save_model
+from ASCONDenoiseLib.io import results as output
+from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.reading import read_volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume
+from ASCONDenoiseLib.models.files import save_model
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONDenoiseLib.physics import dose
+from ASCONDenoiseLib.physics.calibration import CalibrationError
+from ASCONDenoiseLib.physics.settings import DoseSettings
 from ASCONDenoiseLib.reports import demo
 from ASCONDenoiseLib.reports.demo import Scan
 
 SPACING_MM = (2.0, 2.0, 3.0)
-A_CARD = ModelCard(
-    name="A <test> model",
-    version="0.1",
-    architecture="shift",
-    settings={},
-    window_hu=(-1000.0, 2000.0),
-    preset="none",
-    training_data=["nothing"],
-    dose="none",
-    date="2025-06-01",
-    licence="Apache-2.0",
-    intended_use="Tests.",
-    limits=["knows nothing"],
-    scope=Scope(),
-    metrics={},
-    sha256="ab" * 32,
-)
+A_CARD = a_card(name="A <test> model", architecture="shift", sha256="ab" * 32)
 
 
 class Shift(nn.Module):
@@ -136,7 +125,7 @@ def test_a_scan_without_soft_tissue_gets_stated_photons(a_noisy_scan, tmp_path):
     """Air and bone alone: nothing to calibrate on, and the page says so."""
     voxels = a_noisy_scan.ndct.voxels + np.int16(600)
     scan = replace(a_noisy_scan, ndct=replace(a_noisy_scan.ndct, voxels=voxels), truth_hu=None)
-    with pytest.raises(dose.DoseError):
+    with pytest.raises(CalibrationError):
         dose.simulate(voxels, SPACING_MM)
     shown = demo.run(tmp_path / "out", Shift(), A_CARD, [scan])
     (found,) = shown.results["scans"]
@@ -156,11 +145,9 @@ def test_settings_that_are_given_are_not_guessed(a_noisy_scan, tmp_path):
         "photons": [300_000] * 3,
         "kernel": {"cutoff_per_mm": 0.8, "order": 3.0},
     }
-    expected = dose.simulate(
-        scan.ndct.voxels, SPACING_MM, dose.DoseSettings(dose=0.5, photons=3e5, kernel="sharp", seed=1)
-    )
+    expected = dose.simulate(scan.ndct.voxels, SPACING_MM, DoseSettings(dose=0.5, photons=3e5, kernel="sharp", seed=1))
     np.testing.assert_array_equal(read_volume(tmp_path / "out/water/ldct.nrrd").voxels, expected.voxels)
-    with pytest.raises(dose.DoseError):
+    with pytest.raises(InputError):
         demo.run(tmp_path / "other", Shift(), A_CARD, [scan], dose=1.5)
     assert not (tmp_path / "other").exists()
 
@@ -265,7 +252,7 @@ def test_ones_own_scan_is_cut_to_its_middle_and_stays_where_it_lies(tmp_path):
 
 def test_the_command_shows_the_table_and_where_to_look(a_noisy_scan, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ASCON_MODELS", str(tmp_path / "models"))
-    monkeypatch.setitem(models.ARCHITECTURES, "shift", Shift)
+    monkeypatch.setitem(ARCHITECTURES, "shift", Shift)
     save_model(Shift(), A_CARD, tmp_path / "models" / "shift.safetensors")
     write_volume(a_noisy_scan.ndct, tmp_path / "water.nrrd")
     command = ["demo", "--model", "shift", "--input", str(tmp_path / "water.nrrd"), "--out", str(tmp_path / "out")]

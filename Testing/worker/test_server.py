@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from dicom_fixtures import make_ct_series, some_voxels
+from model_fixtures import a_card
 
 from ASCONDenoiseLib import __version__
 from ASCONDenoiseLib.imaging import metrics
@@ -30,10 +31,10 @@ from ASCONDenoiseLib.io.dicom_reader import read_series
 from ASCONDenoiseLib.models import files as models
 from ASCONDenoiseLib.models import inference
 from ASCONDenoiseLib.models.feature_clusters import EMBEDDING_STEPS, cluster_volume
-from ASCONDenoiseLib.models.files import ModelCard, Scope
 from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
-from ASCONDenoiseLib.physics.dose import DoseSettings, scan, simulate
+from ASCONDenoiseLib.physics.dose import scan, simulate
 from ASCONDenoiseLib.physics.phantoms import abdomen
+from ASCONDenoiseLib.physics.settings import DoseSettings
 from ASCONDenoiseLib.worker.server import parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,32 +186,13 @@ def a_fresh_worker(tmp_path) -> Iterator[Child]:
     child.close()
 
 
-def a_card(architecture: str, **settings: Any) -> ModelCard:
-    return ModelCard(
-        name="Test",
-        version="0.7",
-        architecture=architecture,
-        settings=settings,
-        window_hu=(-1000.0, 2000.0),
-        preset="none",
-        training_data=[],
-        dose="none",
-        date="2025-01-01",
-        licence="Apache-2.0",
-        intended_use="Tests.",
-        limits=[],
-        scope=Scope(),
-        metrics={},
-    )
-
-
 @pytest.fixture(scope="module")
 def a_model(tmp_path_factory) -> tuple[str, torch.nn.Module]:
     """Path of an ESAU-Net with random weights, and the network."""
     torch.manual_seed(0)
     network = ESAUNet().eval()
     path = tmp_path_factory.mktemp("model") / "random.safetensors"
-    models.save_model(network, a_card("esau_net"), path)
+    models.save_model(network, a_card(name="Test", version="0.7"), path)
     return str(path), models.load_network(path)[0]
 
 
@@ -224,7 +206,7 @@ def a_slow_model(folder: Path, monkeypatch, seconds: float = 0.15, name: str = "
     """Adds 10 HU, and takes its time."""
     monkeypatch.setitem(models.ARCHITECTURES, "slow", lambda **_: OneParameter())
     path = folder / f"{name}.safetensors"
-    models.save_model(OneParameter(), a_card("slow", seconds=seconds), path)
+    models.save_model(OneParameter(), a_card(architecture="slow", settings={"seconds": seconds}), path)
     return str(path)
 
 
@@ -509,7 +491,7 @@ def test_a_model_that_goes_or_changes_while_it_is_warm_is_noticed(a_worker, tmp_
     assert [line["event"] for line in a_worker.until(*LAST)][0] == "started"  # it is the warm one still
     changed = OneParameter()
     changed.gain.data *= 0.5
-    sha256 = models.save_model(changed, a_card("slow", seconds=0), Path(path)).sha256
+    sha256 = models.save_model(changed, a_card(architecture="slow", settings={"seconds": 0}), Path(path)).sha256
     a_worker.send("denoise", **request)
     said = a_worker.until(*LAST)
     assert said[0]["stage"] == "model" and said[-1]["model"]["sha256"] == sha256

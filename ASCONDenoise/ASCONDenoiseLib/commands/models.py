@@ -57,50 +57,51 @@ def _add_models(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _list_models(args: argparse.Namespace, console: Console) -> None:
-    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.models.files import DEFAULT_MODEL, list_models, models_folder
 
     rows, found = [("name", "version", "trained for", "date", "sha256", "")], []
-    for card, path in models.list_models():
-        default = path.stem == models.DEFAULT_MODEL and path.parent == models.models_folder()
+    for card, path in list_models():
+        default = path.stem == DEFAULT_MODEL and path.parent == models_folder()
         rows.append((path.stem, card.version, card.dose, card.date, _short(card.sha256), "default" if default else ""))
         found.append({"name": path.stem, "path": str(path), "default": default, "card": _fields(card)})
     console.answer(columns(rows) if found else "There are no models.", models=found)
 
 
 def _verify_models(args: argparse.Namespace, console: Console) -> None:
-    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.errors import InputError
+    from ASCONDenoiseLib.models.files import find_model, models_folder, user_folder, verify
 
-    folders = (models.models_folder(), models.user_folder())
+    folders = (models_folder(), user_folder())
     there = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
-    paths = [models.find_model(name) for name in args.model] or there
+    paths = [find_model(name) for name in args.model] or there
     rows, bad = [], []
     for path in paths:
         try:
-            card = models.verify(path)
+            card = verify(path)
             rows.append((path.stem, "correct", _short(card.sha256)))
-        except models.ModelError as error:
+        except InputError as error:
             bad.append(str(error))
     if rows and not console.as_json:
         print(columns(rows))
     if bad:
-        raise models.ModelError(" ".join(bad))
+        raise InputError(" ".join(bad))
     console.answer("All are correct." if rows else "There are no models.", verified=[str(path) for path in paths])
 
 
 def _import_model(args: argparse.Namespace, console: Console) -> None:
-    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.models.files import import_model
 
-    path = models.import_model(args.file)
+    path = import_model(args.file)
     logger.info("imported %s", path)
     console.done(f"Imported as {path.stem}: {path}", name=path.stem, path=str(path))
 
 
 def _show_model(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.messages import scope_lines
-    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.models.files import find_model, verify
 
-    path = models.find_model(args.model)
-    card = models.verify(path)
+    path = find_model(args.model)
+    card = verify(path)
     facts = {"file": str(path), **_fields(card), "scope": scope_lines(card.scope)}
     rows = [(name.replace("_", " "), line) for name, value in facts.items() for line in _lines(value)]
     console.answer(columns(rows), path=str(path), card=_fields(card))
@@ -115,16 +116,18 @@ def _info(args: argparse.Namespace, console: Console) -> None:
 
     import torch
 
-    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.errors import InputError
+    from ASCONDenoiseLib.models.card import load_card
+    from ASCONDenoiseLib.models.files import find_model, models_folder, user_folder
 
     packages = "torch numpy scipy scikit-image scikit-learn SimpleITK pydicom safetensors pillow".split()
     versions = {name: _version(name) for name in packages}
     gpus = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     devices = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
     try:
-        card = models.load_card(models.find_model())
+        card = load_card(find_model())
         default = f"{card.name} {card.version} (sha256 {_short(card.sha256)})"
-    except models.ModelError as error:
+    except InputError as error:
         default = f"none: {error}"
     facts = {
         "ascon": __version__,
@@ -134,7 +137,7 @@ def _info(args: argparse.Namespace, console: Console) -> None:
         "devices": devices,
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
         "default model": default,
-        "models": [str(models.models_folder()), str(models.user_folder())],
+        "models": [str(models_folder()), str(user_folder())],
     }
     console.answer(columns([(name, line) for name, value in facts.items() for line in _lines(value)]), **facts)
 

@@ -8,7 +8,7 @@ from ASCONDenoiseLib.io.results import made_by
 from ASCONDenoiseLib.io.volume import Volume
 
 if TYPE_CHECKING:
-    from ASCONDenoiseLib.models.files import ModelCard
+    from ASCONDenoiseLib.models.card import ModelCard
     from ASCONDenoiseLib.models.inference import Result
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ASCONDenoiseLib.models.files import ModelCard, Scope
+from ASCONDenoiseLib.models.card import ModelCard, Scope
 
 Translate = Callable[[str], str]
 

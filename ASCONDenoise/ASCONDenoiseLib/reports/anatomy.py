@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU
-from ASCONDenoiseLib.io.results import made_by, results_folder, write_file, write_results
+from ASCONDenoiseLib.io.results import VolumeFile, made_by, results_folder, write_results
 from ASCONDenoiseLib.io.volume import Geometry, Volume, like
 from ASCONDenoiseLib.models.feature_clusters import Anatomy, Cluster, Points
 from ASCONDenoiseLib.reports.page import Case, Panel, Table, page, side_by_side_png
 
 if TYPE_CHECKING:
-    from ASCONDenoiseLib.models.files import ModelCard
+    from ASCONDenoiseLib.models.card import ModelCard
 
 COMMAND, REPORT = "cluster", "report.html"
 
@@ -180,7 +180,7 @@ def _write_one(folder: Path, volume: Volume, source_name: str, one: Found, suffi
         "separation": asdict(anatomy.separation) if anatomy.separation else None,
         "clusters": clusters,
     }
-    write_file(like(volume, anatomy.labels), folder / f"labels{suffix}", record)
+    VolumeFile(folder / f"labels{suffix}").write(like(volume, anatomy.labels), record)
     rows = [(c | {"colour": "#{:02x}{:02x}{:02x}".format(*c["colour"])}).values() for c in clusters]
     _write_csv(folder / "clusters.csv", list(clusters[0]), rows)
     header = ("i", "j", "k", "r_mm", "a_mm", "s_mm", "cluster", "hu", "x", "y")

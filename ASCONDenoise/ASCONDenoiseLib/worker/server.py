@@ -89,7 +89,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ASCONDenoiseLib import __version__
-from ASCONDenoiseLib.models import files as models
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.models.card import ModelCard
+from ASCONDenoiseLib.models.files import find_model, list_models, load_network, models_folder, verify
+from ASCONDenoiseLib.physics.settings import PHANTOM_PHOTONS, DoseSettings, phantom_settings
 
 if TYPE_CHECKING:
     import torch
@@ -108,11 +111,6 @@ GRACE_S = 0.5
 
 PHANTOM_SEED = 1_000_000
 """A patient that no training has seen: its seeds are small numbers."""
-PHANTOM_PHOTONS = {"abdomen": 1.5e6, "chest": 6e5}
-"""Photons per ray in air that give the noise of a routine scan: some 12 HU in soft tissue."""
-PHANTOM_KERNEL = "standard"
-ASSUMED_PHOTONS = 4e5
-"""For a scan whose own noise cannot be measured."""
 
 REQUIRED = object()
 
@@ -277,7 +275,7 @@ class Worker:
         self._writing = threading.Lock()
         self._ending = threading.Event()
         self._finished = threading.Event()
-        self._warm: tuple[Path, models.ModelCard, nn.Module] | None = None
+        self._warm: tuple[Path, ModelCard, nn.Module] | None = None
 
     def run(self) -> None:
         """Works until stdin closes, `quit`, idleness or a fault."""
@@ -397,16 +395,16 @@ class Worker:
         job.check()
         return torch
 
-    def network(self, job: Job) -> tuple[Path, models.ModelCard, nn.Module]:
+    def network(self, job: Job) -> tuple[Path, ModelCard, nn.Module]:
         """The model that the job asks for: the warm one where its files are still the same."""
-        path = models.find_model(job.text("model", None)).resolve()
-        card = models.verify(path)
+        path = find_model(job.text("model", None)).resolve()
+        card = verify(path)
         if self._warm is None or self._warm[:2] != (path, card):
             self.torch(job)
             job.answer("stage", stage="model")
             self._warm = None  # frees the old one first
             with job.timed("model"):
-                network, card = models.load_network(path)
+                network, card = load_network(path)
             self._warm = path, card, network
             job.check()
         return self._warm
@@ -639,7 +637,7 @@ def _simulate(worker: Worker, job: Job) -> dict[str, Any]:
     photons, kernel = job.number("photons", None), job.text("kernel", "scan")
     padding_hu = job.number("padding_hu", None)
     torch = worker.torch(job)
-    from ASCONDenoiseLib.physics.dose import DoseError, DoseSettings, simulate
+    from ASCONDenoiseLib.physics.dose import simulate_any_scan
 
     settings = DoseSettings(**values, photons=photons, kernel=kernel)
     device = _device_for_dose(job)
@@ -647,7 +645,9 @@ def _simulate(worker: Worker, job: Job) -> dict[str, Any]:
     notes = []
 
     def simulated() -> Any:
-        return simulate(voxels, spacing_mm, settings, device=device, padding_hu=padding_hu, progress=job.progress)
+        return simulate_any_scan(
+            voxels, spacing_mm, settings, device=device, padding_hu=padding_hu, progress=job.progress
+        )
 
     with job.timed("work"):
         while True:
@@ -657,14 +657,6 @@ def _simulate(worker: Worker, job: Job) -> dict[str, Any]:
             except torch.cuda.OutOfMemoryError:
                 notes.append(f"out of memory on {_device_title(device)}: the CPU was used")
                 device = torch.device("cpu")
-            except DoseError:
-                if settings.photons is not None:
-                    raise
-                settings = replace(settings, photons=ASSUMED_PHOTONS, kernel="standard")
-                notes.append(
-                    "The scan has no flat soft tissue to measure its noise in. The low dose is simulated from "
-                    f"{ASSUMED_PHOTONS:,.0f} photons per ray, not from this scan's own dose."
-                )
         job.new_output(voxels.shape, voxels.dtype)[...] = simulation.voxels
     _free_gpu_memory()
     return {
@@ -672,7 +664,7 @@ def _simulate(worker: Worker, job: Job) -> dict[str, Any]:
         "photons": float(simulation.photons.mean()),
         "kernel": asdict(simulation.kernel),
         "device": _device_title(device),
-        "notes": notes,
+        "notes": [*notes, *simulation.notes],
     }
 
 
@@ -682,19 +674,18 @@ def _phantom(worker: Worker, job: Job) -> dict[str, Any]:
     if kind not in PHANTOM_PHOTONS or not all(map(_is_whole, shape)):
         raise JobError(f"There are phantoms of {' and '.join(PHANTOM_PHOTONS)}, in whole slices, rows and columns.")
     worker.torch(job)
-    from ASCONDenoiseLib.physics import phantoms
-    from ASCONDenoiseLib.physics.dose import DoseSettings, scan
+    from ASCONDenoiseLib.physics.dose import scan
+    from ASCONDenoiseLib.physics.phantoms import ANATOMY
 
     device = _device_for_dose(job)
     job.answer("started", device=_device_title(device))
-    settings = DoseSettings(photons=PHANTOM_PHOTONS[kind], kernel=PHANTOM_KERNEL, seed=0)
+    settings = phantom_settings(kind)
     with job.timed("work"):
-        make = {"abdomen": phantoms.abdomen, "chest": phantoms.chest}[kind]
-        truth_hu = np.rint(make(seed, tuple(shape), spacing_mm).voxels_hu).astype(np.int16)
+        truth_hu = np.rint(ANATOMY[kind](seed, tuple(shape), spacing_mm).voxels_hu).astype(np.int16)
         job.check()
         job.new_output(truth_hu.shape, truth_hu.dtype)[...] = scan(truth_hu, spacing_mm, settings, device=device)
     _free_gpu_memory()
-    return {"spacing_mm": list(spacing_mm), "photons": settings.photons, "kernel": PHANTOM_KERNEL}
+    return {"spacing_mm": list(spacing_mm), "photons": settings.photons, "kernel": settings.kernel}
 
 
 def _export(worker: Worker, job: Job) -> dict[str, Any]:
@@ -798,14 +789,14 @@ def _devices(worker: Worker, job: Job) -> dict[str, Any]:
 
 
 def _models(worker: Worker, job: Job) -> dict[str, Any]:
-    shipped = models.models_folder()
+    shipped = models_folder()
     found = [
         {"name": path.stem, "path": str(path), "shipped": path.parent == shipped, "card": asdict(card)}
-        for card, path in models.list_models()
+        for card, path in list_models()
     ]
     try:
-        default = str(models.find_model(None))
-    except models.ModelError:
+        default = str(find_model(None))
+    except InputError:
         default = None
     return {"models": found, "default": default}
 
@@ -848,7 +839,7 @@ def _check_alike(*volumes: np.ndarray) -> None:
         raise JobError(f"The volumes to compare have different numbers of slices, rows and columns: {shapes}.")
 
 
-def _model_facts(path: Path, card: models.ModelCard) -> dict[str, str]:
+def _model_facts(path: Path, card: ModelCard) -> dict[str, str]:
     return {"name": card.name, "version": card.version, "sha256": card.sha256, "path": str(path)}
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ASCONDenoiseLib.models.files import ARCHITECTURES
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONTrainingLib.config.presets import PRESETS
 from ASCONTrainingLib.config.settings import TrainConfig
 

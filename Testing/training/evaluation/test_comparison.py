@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_fixtures import a_card
 from torch import nn
 from training_fixtures import make_set
 
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.imaging import image_quality, metrics
-from ASCONDenoiseLib.models import files as models
+from ASCONDenoiseLib.models.card import ModelCard
+from ASCONDenoiseLib.models.files import save_model
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONDenoiseLib.physics import phantoms
 from ASCONTrainingLib.commands import evaluation as judging
 from ASCONTrainingLib.evaluation import comparison, filters
@@ -39,24 +42,9 @@ class Smooth(nn.Module):
         return x + self.share * (mean - x)
 
 
-def a_card(name: str, **scans: list[str]) -> models.ModelCard:
+def a_card_of(name: str, **scans: list[str]) -> ModelCard:
     """`scans`: split -> fingerprints."""
-    return models.ModelCard(
-        name=name,
-        version="1.0",
-        architecture="smooth",
-        settings={},
-        window_hu=(-1000.0, 2000.0),
-        preset="none",
-        training_data=["nothing"],
-        dose="0.25, simulated",
-        date="2025-06-01",
-        licence="Apache-2.0",
-        intended_use="Tests.",
-        limits=[],
-        scope=models.Scope(),
-        metrics={"training": {"scans": scans}} if scans else {},
-    )
+    return a_card(name=name, architecture="smooth", metrics={"training": {"scans": scans}} if scans else {})
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +53,8 @@ def a_set(tmp_path_factory) -> Path:
     return make_set(tmp_path_factory.mktemp("compare") / "set", ("train", "validation", "test", "test", "test"))
 
 
-def networks(**shares: float) -> dict[str, tuple[nn.Module, models.ModelCard]]:
-    return {name: (Smooth(share).eval(), a_card(name, train=["0" * 16])) for name, share in shares.items()}
+def networks(**shares: float) -> dict[str, tuple[nn.Module, ModelCard]]:
+    return {name: (Smooth(share).eval(), a_card_of(name, train=["0" * 16])) for name, share in shares.items()}
 
 
 def fingerprints(folder: Path) -> dict[str, str]:
@@ -205,7 +193,7 @@ def test_a_model_named_like_another_row_is_refused(a_set, name):
 
 
 def test_scans_that_a_model_was_trained_on_are_refused(a_set):
-    seen = {"first": (Smooth(), a_card("first", train=[fingerprints(a_set)["P3"], "9" * 16]))}
+    seen = {"first": (Smooth(), a_card_of("first", train=[fingerprints(a_set)["P3"], "9" * 16]))}
     with pytest.raises(ComparisonError, match=r"model first was trained on 1 of these 3 scans \(P3\)\."):
         comparison.compare(a_set, seen, FEW)
     found = comparison.compare(a_set, seen, replace(FEW, allow_seen=True))
@@ -216,7 +204,7 @@ def test_scans_are_known_by_their_voxels_under_any_name(a_set, tmp_path):
     other = make_set(tmp_path / "renamed", ("test",))
     for what in ("ndct", "ldct", "background"):
         np.save(other / f"P0.{what}.npy", np.load(a_set / f"P3.{what}.npy"))
-    seen = {"first": (Smooth(), a_card("first", train=[fingerprints(a_set)["P3"]]))}
+    seen = {"first": (Smooth(), a_card_of("first", train=[fingerprints(a_set)["P3"]]))}
     with pytest.raises(ComparisonError, match=r"was trained on 1 of these 1 scans \(P0\)"):
         comparison.compare(other, seen, FEW)
     for what in ("ndct", "ldct"):
@@ -227,11 +215,11 @@ def test_scans_are_known_by_their_voxels_under_any_name(a_set, tmp_path):
 def test_scans_that_chose_a_model_and_cards_that_are_silent_give_warnings(a_set):
     of = fingerprints(a_set)
     cards = {
-        "chosen": a_card("chosen", train=[of["P0"]], validation=[of["P2"]]),
-        "silent": a_card("silent"),
-        "clean": a_card("clean", train=[of["P0"], of["P1"]]),
-        "begun": a_card("begun", train=[of["P1"]], unlisted=["an older model"]),
-        "phantoms": a_card("phantoms", train=[]),
+        "chosen": a_card_of("chosen", train=[of["P0"]], validation=[of["P2"]]),
+        "silent": a_card_of("silent"),
+        "clean": a_card_of("clean", train=[of["P0"], of["P1"]]),
+        "begun": a_card_of("begun", train=[of["P1"]], unlisted=["an older model"]),
+        "phantoms": a_card_of("phantoms", train=[]),
     }
     warnings = comparison.check_unseen(cards, {of["P2"]: "P2", of["P3"]: "P3"}, False)
     assert len(warnings) == 3 and "was chosen by 1 of these 2 scans (P2)" in warnings[0]
@@ -244,9 +232,9 @@ def test_scans_that_chose_a_model_and_cards_that_are_silent_give_warnings(a_set)
 
 @pytest.fixture
 def a_model(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setitem(models.ARCHITECTURES, "smooth", Smooth)
+    monkeypatch.setitem(ARCHITECTURES, "smooth", Smooth)
     path = tmp_path / "smooth.safetensors"
-    models.save_model(Smooth(0.8), a_card("smooth", train=["0" * 16]), path)
+    save_model(Smooth(0.8), a_card_of("smooth", train=["0" * 16]), path)
     return path
 
 
@@ -276,7 +264,7 @@ def test_compare_prints_and_saves_the_table(a_set, a_model, tmp_path, capsys):
 def named(path: Path, name: str) -> Path:
     """A model file whose card has this name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    models.save_model(Smooth(0.8), a_card(name), path)
+    save_model(Smooth(0.8), a_card_of(name), path)
     return path
 
 
