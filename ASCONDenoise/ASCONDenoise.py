@@ -26,17 +26,22 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from ASCONDenoiseLib import messages as wording
+from ASCONDenoiseLib.errors import AsconError, InputError
 from ASCONDenoiseLib.imaging import hounsfield
-from ASCONDenoiseLib.models import files as models
 from ASCONDenoiseLib.models import suitability
+from ASCONDenoiseLib.models.card import load_card
+from ASCONDenoiseLib.models.files import DEFAULT_MODEL, find_model, import_model, list_models
 from ASCONDenoiseLib.panel import sample_data as sample
 from ASCONDenoiseLib.panel.installation import ANATOMY_PACKAGES, ensurePackages, torchInstalled
 from ASCONDenoiseLib.panel.sections.anatomy import AnatomySection
 from ASCONDenoiseLib.panel.sections.compare import Comparison, isOurs, registerLayouts
 from ASCONDenoiseLib.panel.sections.numbers import fillTable
 from ASCONDenoiseLib.panel.task_queue import Cancelled, Tasks
-from ASCONDenoiseLib.scene import mrml
 from ASCONDenoiseLib.scene import operations as steps
+from ASCONDenoiseLib.scene.display import set_window, show_as_difference
+from ASCONDenoiseLib.scene.tables import number_rows, rows_as_text, text_table
+from ASCONDenoiseLib.scene.volumes import instance_uids, spacing_mm, volume_facts
+from ASCONDenoiseLib.scene.voxels import volume_array
 
 PRESETS = {"mild": 50, "standard": 75, "strong": 100}
 """Strength in percent."""
@@ -158,12 +163,12 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         if outputVolume is not None and outputVolume in (inputVolume, referenceVolume):
             return _("The output would replace {name}. Choose another, or none.").format(name=outputVolume.GetName())
         try:
-            mrml.volume_array(inputVolume)
-        except mrml.NodeError as error:
+            volume_array(inputVolume)
+        except InputError as error:
             return str(error)
         try:
-            models.find_model(model or None)
-        except models.ModelError as error:
+            find_model(model or None)
+        except InputError as error:
             lost = _('The model "{name}" is not on this computer. Choose another, or import it.')
             return lost.format(name=model) if model else str(error)
         return ""
@@ -171,13 +176,13 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
     def warnings(self, inputVolume, model: str = "") -> list:
         """Sentences about what may not suit the model; none of them keeps anybody from denoising."""
         try:
-            voxels = suitability.sample(mrml.volume_array(inputVolume))
-            card = models.load_card(models.find_model(model or None))
-        except (mrml.NodeError, models.ModelError):  # an obstacle
+            voxels = suitability.sample(volume_array(inputVolume))
+            card = load_card(find_model(model or None))
+        except InputError:  # an obstacle
             return []
         database = openDatabase()
-        known = mrml.description(inputVolume, database.instanceValue if database else None)
-        return suitability.warnings(voxels, mrml.spacing_mm(inputVolume), known, card, _)
+        known = volume_facts(inputVolume, database.instanceValue if database else None)
+        return suitability.warnings(voxels, spacing_mm(inputVolume), known, card, _)
 
     def denoise(self, inputVolume, outputVolume=None, referenceVolume=None, model="", device="auto") -> None:
         """Starts the work; the result has the `strength` of the time it ends. onEnd is called with a steps.Run."""
@@ -204,7 +209,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
     def _means(self, model: str, device: str) -> dict:
         database = openDatabase()
         return {
-            "model": str(models.find_model(model or None)),
+            "model": str(find_model(model or None)),
             "device": device,
             "file_for_instance": database.fileForInstance if database else None,
             "parent": slicer.app.temporaryPath,
@@ -221,12 +226,12 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         """Wants denoised less LDCT as a node in the colours of -range to +range HU (onEnd gets it); None: no more."""
         self.differenceRange = rangeHu
         if self.run is not None and self.run.difference is not None and rangeHu is not None:
-            mrml.show_as_difference(self.run.difference, rangeHu)
+            show_as_difference(self.run.difference, rangeHu)
         self._settle()
 
     def saveDicom(self, inputVolume, outputVolume, folder) -> None:
         """Writes a DICOM series derived from the LDCT's into a new folder; onEnd is called with the worker's answer."""
-        files = [slicer.dicomDatabase.fileForInstance(uid) for uid in mrml.instance_uids(inputVolume)]
+        files = [slicer.dicomDatabase.fileForInstance(uid) for uid in instance_uids(inputVolume)]
         work = steps.save_dicom(outputVolume, files, str(folder), parent=slicer.app.temporaryPath)
         self.tasks.start("save", work, [outputVolume])
 
@@ -492,15 +497,15 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _fillModels(self) -> None:
         chosen = self._parameterNode.model
         items = [
-            (f"{card.name} {card.version}", "" if path.stem == models.DEFAULT_MODEL else path.stem)
-            for card, path in models.list_models()
+            (f"{card.name} {card.version}", "" if path.stem == DEFAULT_MODEL else path.stem)
+            for card, path in list_models()
         ]
         if items and not chosen and all(name for _text, name in items):  # no default model is shipped
             chosen = self._parameterNode.model = items[0][1]
         _fill(self.ui.modelComboBox, items, chosen)
         try:
-            card = wording.card_html(models.load_card(models.find_model(chosen or None)), _)
-        except models.ModelError as error:
+            card = wording.card_html(load_card(find_model(chosen or None)), _)
+        except InputError as error:
             card = html.escape(str(error))
         if self.ui.modelCardBrowser.property("card") != card:
             self.ui.modelCardBrowser.setProperty("card", card)
@@ -545,11 +550,11 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def importModel(self, path: str) -> None:
         """Checks a model file and its card, copies them to where ASCON finds them, and chooses the model."""
         try:
-            name = models.import_model(path).stem
-        except models.ModelError as error:
+            name = import_model(path).stem
+        except AsconError as error:
             self._say(str(error))
             return
-        self._parameterNode.model = "" if name == models.DEFAULT_MODEL else name
+        self._parameterNode.model = "" if name == DEFAULT_MODEL else name
         self._say(_("The model {name} is imported and chosen.").format(name=name))
         self._update()
 
@@ -646,7 +651,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._compare()
         elif task.kind == "measure":
             self._numbersOf = task.nodes[1].GetName()
-            self._showNumbers(mrml.number_rows(result, _), " ".join(result["notes"]))
+            self._showNumbers(number_rows(result, _), " ".join(result["notes"]))
         elif task.kind == "save":
             self._onSaved(result)
         self._update()
@@ -671,7 +676,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _compare(self) -> None:
         try:
             self._comparison.show(self._volumes())
-        except (RuntimeError, mrml.NodeError) as error:
+        except (RuntimeError, InputError) as error:
             self._comparison.leave()
             self._say(str(error))
         self.ui.compareButton.checked = bool(self._comparison.volumes)
@@ -713,7 +718,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def showWindow(self, name: str) -> None:
         """One of the display windows, for all volumes."""
         volumes = [volume for view, volume in self._volumes().items() if view != "difference"]
-        mrml.set_window(volumes, hounsfield.DISPLAY_WINDOWS_HU[name])
+        set_window(volumes, hounsfield.DISPLAY_WINDOWS_HU[name])
 
     def onReveal(self) -> None:
         volumes = self._volumes()
@@ -739,19 +744,17 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.numbersLabel.text = note
 
     def onCopyNumbers(self) -> None:
-        slicer.app.clipboard().setText(mrml.rows_as_text(self._numbers))
+        slicer.app.clipboard().setText(rows_as_text(self._numbers))
 
     def onExportNumbers(self) -> None:
         name = _("{volume} numbers").format(volume=self._numbersOf)
-        self._say(
-            _("Made the table {name}.").format(name=mrml.number_table(slicer.mrmlScene, name, self._numbers).GetName())
-        )
+        self._say(_("Made the table {name}.").format(name=text_table(slicer.mrmlScene, name, self._numbers).GetName()))
 
     def _obstacleToSaving(self) -> str:
         node = self._parameterNode
         if node.inputVolume is None or node.outputVolume is None:
             return _("Denoise a volume first.")
-        if not mrml.instance_uids(node.inputVolume) or openDatabase() is None:
+        if not instance_uids(node.inputVolume) or openDatabase() is None:
             return _("The LDCT was not loaded from the DICOM database, so there is no series to derive one from.")
         busy = self.logic.tasks.busy("denoise", "anatomy", "blend", "save")
         return _("Wait until the work is done.") if busy else ""

@@ -30,8 +30,8 @@ def normal_dose(path: str | None):
     """Volume node of the middle slices of a CT file; None for a phantom."""
     if path is None:
         return None
-    from ASCONDenoiseLib.io.volume import read_volume
-    from ASCONDenoiseLib.scene import mrml
+    from ASCONDenoiseLib.io.reading import read_volume
+    from ASCONDenoiseLib.scene.display import set_window
 
     volume = read_volume(path)
     first = max(0, len(volume.voxels) // 2 - SLICES // 2)
@@ -42,7 +42,7 @@ def normal_dose(path: str | None):
     lps = volume.geometry.direction
     node.SetIJKToRASDirections(*(-v if i < 6 else v for i, v in enumerate(lps)))
     node.CreateDefaultDisplayNodes()
-    mrml.set_window([node], (-160.0, 240.0))
+    set_window([node], (-160.0, 240.0))
     return node
 
 

@@ -6,14 +6,11 @@ import time
 
 import numpy as np
 import pytest
+from scene_fixtures import OBLIQUE, a_volume, matrix_of, vtk
 
-slicer = pytest.importorskip("slicer", reason="needs slicer-core, or Slicer itself")
-vtk = pytest.importorskip("vtk")
-
-from test_mrml import OBLIQUE, a_scene, a_volume, ijk_to_ras  # noqa: E402, F401 - a fixture
-from vtk.util import numpy_support  # noqa: E402
-
-from ASCONDenoiseLib.scene import anatomy_nodes, mrml  # noqa: E402
+from ASCONDenoiseLib.scene import anatomy_nodes
+from ASCONDenoiseLib.scene.tables import column_of
+from ASCONDenoiseLib.scene.voxels import image_array
 
 SHAPE = (12, 30, 26)
 
@@ -50,7 +47,7 @@ def some_points(labels: np.ndarray, count: int = 80, seed: int = 0) -> dict:
 
 def an_anatomy(volume, labels: np.ndarray, points: dict, before=None):
     image = anatomy_nodes.new_label_image(volume)
-    mrml.image_array(image)[...] = labels
+    image_array(image)[...] = labels
     return anatomy_nodes.show_anatomy(volume, image, some_facts(labels), points, before)
 
 
@@ -60,7 +57,7 @@ def some_labels() -> np.ndarray:
 
 
 @pytest.fixture
-def a_scan(a_scene):  # noqa: F811
+def a_scan(a_scene):
     return a_volume(a_scene, np.zeros(SHAPE, np.int16), directions=OBLIQUE)
 
 
@@ -99,7 +96,7 @@ def test_the_separation_and_the_table_are_read_back(a_scan, some_labels):
     assert again is anatomy and anatomy_nodes.separation(anatomy) is None
 
 
-def test_used_again_nothing_is_left_of_before(a_scene, a_scan, some_labels):  # noqa: F811
+def test_used_again_nothing_is_left_of_before(a_scene, a_scan, some_labels):
     anatomy = an_anatomy(a_scan, some_labels, some_points(some_labels))
     anatomy.SetName("mine")
     count = a_scene.GetNumberOfNodes()
@@ -116,14 +113,14 @@ def test_used_again_nothing_is_left_of_before(a_scene, a_scan, some_labels):  # 
 
 
 @pytest.mark.parametrize("kind", ["none", "linear", "warp"])
-def test_a_point_has_its_place_and_the_place_its_point(a_scene, a_scan, some_labels, kind):  # noqa: F811
+def test_a_point_has_its_place_and_the_place_its_point(a_scene, a_scan, some_labels, kind):
     points = some_points(some_labels)
     anatomy = an_anatomy(a_scan, some_labels, points)
     to_world = tuple
     if kind != "none":
         node, to_world = moved_by(a_scene, kind)
         a_scan.SetAndObserveTransformNodeID(node.GetID())
-    matrix = ijk_to_ras(a_scan)
+    matrix = matrix_of(a_scan)
     for row in range(0, len(points["ijk"]), 7):
         ras = matrix[:3, :3] @ points["ijk"][row] + matrix[:3, 3]
         place = anatomy_nodes.place_of(anatomy, row)
@@ -135,7 +132,7 @@ def test_a_point_has_its_place_and_the_place_its_point(a_scene, a_scan, some_lab
 def test_the_nearest_point_is_one_of_the_same_slice_where_there_is_one_near(a_scan, some_labels):
     points = some_points(some_labels, 60)
     anatomy = an_anatomy(a_scan, some_labels, points)
-    matrix, outcomes = ijk_to_ras(a_scan), set()
+    matrix, outcomes = matrix_of(a_scan), set()
     for k in range(SHAPE[0]):
         for j, i in ((2, 3), (15, 12), (28, 25)):
             place = matrix[:3, :3] @ (i, j, k) + matrix[:3, 3]
@@ -184,13 +181,12 @@ def test_the_mark_is_at_its_point(a_scan, some_labels):
     for row in (4, 44):
         anatomy_nodes.mark_point(anatomy, row)
         series = chart.GetNthPlotSeriesNode(3)
-        table = series.GetTableNode().GetTable()
-        place = [numpy_support.vtk_to_numpy(table.GetColumnByName(axis)).tolist() for axis in "xy"]
+        place = [column_of(series.GetTableNode(), axis).tolist() for axis in "xy"]
         assert place == [2 * [float(points["xy"][row, 0])], 2 * [float(points["xy"][row, 1])]]
         assert chart.GetNumberOfPlotSeriesNodes() == 4
 
 
-def test_without_its_volume_or_plot_nothing_is_found_and_nothing_breaks(a_scene, a_scan, some_labels):  # noqa: F811
+def test_without_its_volume_or_plot_nothing_is_found_and_nothing_breaks(a_scene, a_scan, some_labels):
     anatomy = an_anatomy(a_scan, some_labels, some_points(some_labels))
     a_scene.RemoveNode(anatomy_nodes.chart_of(anatomy))
     anatomy_nodes.mark_point(anatomy, 1)
@@ -202,12 +198,12 @@ def test_without_its_volume_or_plot_nothing_is_found_and_nothing_breaks(a_scene,
     assert anatomy_nodes.cluster_table(anatomy) == []
 
 
-def test_300_slices_hold_the_main_thread_for_no_time(a_scene):  # noqa: F811
+def test_300_slices_hold_the_main_thread_for_no_time(a_scene):
     """The segments share one image: none is copied, none is looked at."""
     volume = a_volume(a_scene, np.zeros((300, 256, 256), np.int16))
     image = anatomy_nodes.new_label_image(volume)
     labels = np.random.default_rng(0).integers(0, 9, (4, 256, 256)).astype(np.uint8)
-    mrml.image_array(image)[:4] = labels
+    image_array(image)[:4] = labels
     facts, points = some_facts(labels), some_points(labels, 2000)
     started = time.monotonic()
     anatomy = anatomy_nodes.show_anatomy(volume, image, facts, points)

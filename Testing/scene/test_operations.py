@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scene_fixtures import a_volume
 
-slicer = pytest.importorskip("slicer", reason="the extra slicer-test is not installed")
-
-from vtkmodules.util.numpy_support import numpy_to_vtk  # noqa: E402
-from vtkmodules.vtkCommonDataModel import vtkImageData  # noqa: E402
-
-from ASCONDenoiseLib.scene import operations as steps  # noqa: E402
+from ASCONDenoiseLib.scene import anatomy_nodes, operations
+from ASCONDenoiseLib.scene.volumes import spacing_mm
+from ASCONDenoiseLib.scene.voxels import image_array, volume_array
 
 FACTS = {"device": "cpu", "precision": "fp32", "seconds": 1.0, "notes": [], "model": {"name": "M", "version": "1"}}
 
 
 @pytest.fixture
-def a_scene():
-    return slicer.vtkMRMLScene()
+def a_ct(a_scene):
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
+    return a_volume(a_scene, voxels, "CT")
 
 
 @pytest.fixture
-def a_volume(a_scene):
-    voxels = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
-    image = vtkImageData()
-    image.SetDimensions(7, 6, 5)
-    image.GetPointData().SetScalars(numpy_to_vtk(voxels.ravel(), deep=True))
-    node = a_scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
-    node.SetAndObserveImageData(image)
-    return node
+def one_slice_a_piece(monkeypatch):
+    """Of what is written for the worker; called with "copy": of what is copied from its result, too."""
+
+    def set_budget(function: str = "write") -> None:
+        monkeypatch.setattr(f"ASCONDenoiseLib.scene.voxels.{function}_in_pieces.__kwdefaults__", {"budget_s": 0.0})
+
+    set_budget()
+    return set_budget
 
 
 def denoising(volume, parent, strength=1.0):
-    return steps.denoise(
+    return operations.denoise(
         volume,
         None,
         None,
@@ -62,18 +61,16 @@ def finish(work, answer):
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5, 0.0])
-def test_denoise(a_scene, a_volume, tmp_path, strength):
-    work = denoising(a_volume, tmp_path, strength)
+def test_denoise(a_scene, a_ct, tmp_path, strength):
+    work = denoising(a_ct, tmp_path, strength)
     job = run_to_job(work)
     voxels = np.load(job["input"])
     full = (voxels // 2 + 3).astype(np.int16)
     np.save(job["output"], full)
     run = finish(work, FACTS)
     expected = np.rint(voxels + strength * (full.astype(float) - voxels)).astype(np.int16)
-    from ASCONDenoiseLib.scene.mrml import volume_array
-
     np.testing.assert_array_equal(volume_array(run.output), expected)
-    np.testing.assert_array_equal(volume_array(a_volume), voxels)
+    np.testing.assert_array_equal(volume_array(a_ct), voxels)
     assert run.output.GetName() == "CT denoised"
     assert run.output.GetAttribute("ASCON.Strength") == f"{strength:.4g}"
     assert run.folder.is_dir() and run.folder.stat().st_mode & 0o077 == 0
@@ -82,18 +79,15 @@ def test_denoise(a_scene, a_volume, tmp_path, strength):
 
 
 @pytest.mark.parametrize("when", ["before it begins", "while copying", "while the worker works", "at the end"])
-def test_cancelled_leaves_nothing(a_scene, a_volume, tmp_path, monkeypatch, when):
-    monkeypatch.setattr(
-        "ASCONDenoiseLib.scene.mrml.write_in_pieces.__kwdefaults__", {"budget_s": 0.0}
-    )  # a piece is one slice
-    work = denoising(a_volume, tmp_path)
+def test_cancelled_leaves_nothing(a_scene, a_ct, tmp_path, one_slice_a_piece, when):
+    work = denoising(a_ct, tmp_path)
     if when == "while copying":
         next(work)
     elif when != "before it begins":
         job = run_to_job(work)
         if when == "at the end":
             np.save(job["output"], np.load(job["input"]))
-            monkeypatch.setattr("ASCONDenoiseLib.scene.mrml.copy_in_pieces.__kwdefaults__", {"budget_s": 0.0})
+            one_slice_a_piece("copy")
             work.send(FACTS)
     with pytest.raises(KeyboardInterrupt):
         work.throw(KeyboardInterrupt)
@@ -102,16 +96,16 @@ def test_cancelled_leaves_nothing(a_scene, a_volume, tmp_path, monkeypatch, when
 
 
 def test_new_folder_has_a_name_every_system_takes(tmp_path):
-    first = steps.new_folder(str(tmp_path), 'a/b: "c"? ')
+    first = operations.new_folder(str(tmp_path), 'a/b: "c"? ')
     assert first.parent == tmp_path and first.name == "a_b_ _c__"
     first.mkdir()
-    assert steps.new_folder(str(tmp_path), 'a/b: "c"? ').name == "a_b_ _c__ 1"
-    assert steps.new_folder(str(tmp_path), "...").name == "denoised"
+    assert operations.new_folder(str(tmp_path), 'a/b: "c"? ').name == "a_b_ _c__ 1"
+    assert operations.new_folder(str(tmp_path), "...").name == "denoised"
 
 
 def clustering(volume, parent, before=None):
     means = {"model": "m", "device": "cpu", "file_for_instance": None, "parent": str(parent)}
-    return steps.anatomy(volume, before, clusters=2, points=100, **means)
+    return operations.anatomy(volume, before, clusters=2, points=100, **means)
 
 
 def cluster_facts():
@@ -128,29 +122,26 @@ def answer_clusters(job, labels):
     np.savez(job["points_output"], ijk=ijk, labels=values, hu=values.astype(np.int16), xy=ijk[:, :2].astype(np.float32))
 
 
-def test_anatomy(a_scene, a_volume, tmp_path):
-    from ASCONDenoiseLib.scene import anatomy_nodes, mrml
-
-    work = clustering(a_volume, tmp_path)
+def test_anatomy(a_scene, a_ct, tmp_path):
+    work = clustering(a_ct, tmp_path)
     job = run_to_job(work)
-    np.testing.assert_array_equal(np.load(job["input"]), mrml.volume_array(a_volume))
+    np.testing.assert_array_equal(np.load(job["input"]), volume_array(a_ct))
     assert (job["command"], job["clusters"], job["points"]) == ("cluster", 2, 100)
-    assert job["spacing_mm"] == mrml.spacing_mm(a_volume)
+    assert job["spacing_mm"] == spacing_mm(a_ct)
     labels = np.random.default_rng(1).integers(0, 3, (5, 6, 7)).astype(np.uint8)
     answer_clusters(job, labels)
     segmentation = finish(work, cluster_facts())
     image = segmentation.GetSegmentation().GetNthSegment(1).GetRepresentation(anatomy_nodes.LABELMAP)
-    np.testing.assert_array_equal(mrml.image_array(image), labels)
+    np.testing.assert_array_equal(image_array(image), labels)
     assert not list(tmp_path.iterdir())
-    work = clustering(a_volume, tmp_path, before=segmentation)
+    work = clustering(a_ct, tmp_path, before=segmentation)
     answer_clusters(run_to_job(work), labels)
     assert finish(work, cluster_facts()) is segmentation
 
 
 @pytest.mark.parametrize("when", ["before it begins", "while copying", "while the worker works", "at the end"])
-def test_cancelled_anatomy_leaves_nothing(a_scene, a_volume, tmp_path, monkeypatch, when):
-    monkeypatch.setattr("ASCONDenoiseLib.scene.mrml.write_in_pieces.__kwdefaults__", {"budget_s": 0.0})
-    work = clustering(a_volume, tmp_path)
+def test_cancelled_anatomy_leaves_nothing(a_scene, a_ct, tmp_path, one_slice_a_piece, when):
+    work = clustering(a_ct, tmp_path)
     before = a_scene.GetNumberOfNodes()
     if when == "while copying":
         next(work)
@@ -158,7 +149,7 @@ def test_cancelled_anatomy_leaves_nothing(a_scene, a_volume, tmp_path, monkeypat
         job = run_to_job(work)
         if when == "at the end":
             answer_clusters(job, np.ones((5, 6, 7), np.uint8))
-            monkeypatch.setattr("ASCONDenoiseLib.scene.mrml.copy_in_pieces.__kwdefaults__", {"budget_s": 0.0})
+            one_slice_a_piece("copy")
             work.send(cluster_facts())
     with pytest.raises(KeyboardInterrupt):
         work.throw(KeyboardInterrupt)

@@ -10,7 +10,8 @@ from slicer.i18n import tr as _
 
 from ASCONDenoiseLib.imaging import hounsfield
 from ASCONDenoiseLib.panel.installation import ensurePackages
-from ASCONDenoiseLib.scene import mrml
+from ASCONDenoiseLib.scene.display import set_window
+from ASCONDenoiseLib.scene.volumes import remove_volume
 
 THUMBNAIL = Path(__file__).resolve().parents[2] / "Resources" / "Icons" / "ASCONLowDoseAbdomen.png"
 """A slice of the phantom that is shown when offline."""
@@ -47,7 +48,7 @@ def load(logic) -> list:
     finally:
         logic.close()
         if normalDose is not None:
-            mrml.remove_volume(normalDose)
-    mrml.set_window(nodes, hounsfield.DISPLAY_WINDOWS_HU["abdomen"])
+            remove_volume(normalDose)
+    set_window(nodes, hounsfield.DISPLAY_WINDOWS_HU["abdomen"])
     slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
     return nodes

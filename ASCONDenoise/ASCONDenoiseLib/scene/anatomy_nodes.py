@@ -1,7 +1,7 @@
-"""The anatomy that a model found, as nodes of Slicer's scene: a segmentation, a table, a scatter plot of sample points.
+"""The anatomy that a model's features show, as nodes: a segmentation, a table, a scatter plot of sample points.
 
-All that is known of it lies in these nodes, so it is still there when a saved scene is opened: the segmentation refers
-to the volume, to the table of the clusters, to the table of the points and to the chart. No Qt.
+These nodes hold everything, so that a saved scene has it all: the segmentation refers to the volume, to the table of
+the clusters, to the table of the points and to the chart.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from vtk.util import numpy_support
 
-from ASCONDenoiseLib import messages as wording
-from ASCONDenoiseLib.scene import mrml
+from ASCONDenoiseLib import messages
+from ASCONDenoiseLib.scene.provenance import INPUT_ROLE, set_provenance
+from ASCONDenoiseLib.scene.tables import column_of, fill_with_numbers, rows_of, text_table
+from ASCONDenoiseLib.scene.volumes import ijk_to_ras_matrix, place_beside
 
 TABLE_ROLE, POINTS_ROLE, CHART_ROLE, MARK_ROLE = "ASCON.Table", "ASCON.Points", "ASCON.Chart", "ASCON.Mark"
-"""Node references of the segmentation; `mrml.INPUT_ROLE` is the volume."""
+"""Node references of the segmentation; INPUT_ROLE refers to the volume."""
 
 SEPARATION = {"silhouette": "Silhouette", "davies_bouldin": "DaviesBouldin", "intra_inter": "IntraInter"}
-"""Of `clustering.Separation`: name -> attribute of the segmentation, after "ASCON."."""
+"""Field of `clustering.Separation` -> attribute of the segmentation, after "ASCON."."""
 
 NEAR_MM = 10.0
-"""A point of the slice that was picked in is preferred where it is no farther away."""
+"""Within this distance a point of the slice that was picked is preferred to points of other slices."""
 
 MARKER_SIZE, MARK_SIZE = 6.0, 18.0
 MARK_COLOR = (0.0, 0.0, 0.0)
-"""Of the marked point, on the light ground of Slicer's plots."""
+"""Of the marked point, on the light background of Slicer's plots."""
 
 LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 
@@ -37,7 +38,7 @@ LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresen
 
 
 def new_label_image(source: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkOrientedImageData:
-    """An image for one label (uint8) per voxel of a volume, with its geometry; what it holds is left to chance."""
+    """An image for one label (uint8) per voxel of a volume, with its geometry; it is not initialised."""
     image = slicer.vtkOrientedImageData()
     image.SetDimensions(source.GetImageData().GetDimensions())
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
@@ -57,37 +58,39 @@ def show_anatomy(
     before: slicer.vtkMRMLSegmentationNode | None = None,
     translate: Callable[[str], str] = str,
 ) -> slicer.vtkMRMLSegmentationNode:
-    """All nodes for a volume's anatomy, in its scene; returns the segmentation. Copies no labels.
+    """Makes all nodes for a volume's anatomy, in its scene; returns the segmentation. Copies no labels.
 
     Args:
-        labels: from `new_label_image`, 0 the background; all segments share it.
+        source: the volume node.
+        labels: from `new_label_image`, 0 is the background; all segments share it.
         facts: the worker's result of `cluster`.
-        points: ijk (N, 3), labels (N,), hu (N,) and xy (N, 2) of `anatomy.Points`.
+        points: ijk (N, 3), labels (N,), hu (N,) and xy (N, 2) of the sample points.
         before: an earlier segmentation whose nodes are used again, their contents replaced; None: new ones.
+        translate: a function that translates texts.
     """
     scene, clusters = source.GetScene(), facts["clusters"]
-    names = [wording.segment_name(cluster, translate) for cluster in clusters]
+    names = [messages.segment_name(cluster, translate) for cluster in clusters]
     segmentation = before or _new_segmentation(source)
     name = segmentation.GetName()
 
-    def used_again(role: str, class_name: str, suffix: str) -> Any:
+    def node_for(role: str, class_name: str, suffix: str) -> Any:
         node = segmentation.GetNodeReference(role) or scene.AddNewNodeByClass(class_name, f"{name} {suffix}")
         segmentation.SetNodeReferenceID(role, node.GetID())
         return node
 
-    table = used_again(TABLE_ROLE, "vtkMRMLTableNode", "table")
-    mrml.number_table(scene, table.GetName(), wording.cluster_rows(clusters, translate), table)
-    points_table = used_again(POINTS_ROLE, "vtkMRMLTableNode", "points")
+    table = node_for(TABLE_ROLE, "vtkMRMLTableNode", "table")
+    text_table(scene, table.GetName(), messages.cluster_rows(clusters, translate), table)
+    points_table = node_for(POINTS_ROLE, "vtkMRMLTableNode", "points")
     _fill_points(points_table, clusters, points)
-    _fill_chart(used_again(CHART_ROLE, "vtkMRMLPlotChartNode", "t-SNE"), points_table, clusters, names)
+    _fill_chart(node_for(CHART_ROLE, "vtkMRMLPlotChartNode", "t-SNE"), points_table, clusters, names)
     _fill_segments(segmentation.GetSegmentation(), labels, clusters, names)
     made = {key: facts[key] for key in ("model", "device", "precision", "notes", "fit_slices")}
-    mrml.set_provenance(segmentation, source, made | (facts["separation"] or {}))
+    set_provenance(segmentation, source, made | (facts["separation"] or {}))
     return segmentation
 
 
 def _new_segmentation(source: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode:
-    """Without segments yet, in the volume's scene, transformed as the volume is and beside it in the hierarchy."""
+    """A node without segments, in the volume's scene, transformed as the volume is and beside it in the hierarchy."""
     scene = source.GetScene()
     name = scene.GenerateUniqueName(f"{source.GetName()} anatomy")
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
@@ -95,7 +98,7 @@ def _new_segmentation(source: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLS
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(source.GetTransformNodeID())  # before the next, or a saved one is resampled
     node.SetReferenceImageGeometryParameterFromVolumeNode(source)
-    mrml.place_beside(scene, source, node)
+    place_beside(source, node)
     return node
 
 
@@ -111,7 +114,7 @@ def _fill_segments(segmentation: slicer.vtkSegmentation, labels: Any, clusters: 
 
 
 def _fill_points(node: slicer.vtkMRMLTableNode, clusters: list, points: Mapping[str, np.ndarray]) -> None:
-    """One row per point; a y for each cluster, not a number in the other clusters' rows: a plot's row is a point's."""
+    """One row per point and one column y per cluster, NaN in the rows of other clusters: a plot's row is the point's."""
     x, y = points["xy"].astype(np.float32).T
     columns = {"x": x}
     for cluster in clusters:
@@ -120,9 +123,7 @@ def _fill_points(node: slicer.vtkMRMLTableNode, clusters: list, points: Mapping[
     columns |= {"y": y, "cluster": points["labels"].astype(np.int32)}
     columns |= {axis: points["ijk"][:, i].astype(np.int32) for i, axis in enumerate("ijk")}
     columns["HU"] = points["hu"].astype(np.float32)
-    node.SetAndObserveTable(_vtk_table(columns))
-    node.SetUseColumnTitleAsColumnHeader(True)
-    node.SetLocked(True)
+    fill_with_numbers(node, columns)
 
 
 def _fill_chart(chart: slicer.vtkMRMLPlotChartNode, points: Any, clusters: list, names: list[str]) -> None:
@@ -131,15 +132,15 @@ def _fill_chart(chart: slicer.vtkMRMLPlotChartNode, points: Any, clusters: list,
         if old is not None:
             table = old.GetTableNode()
             scene.RemoveNode(old)
-            if table is not None and table is not points:  # the mark's own
+            if table is not None and table is not points:  # that of the marked point
                 scene.RemoveNode(table)
     chart.RemoveAllPlotSeriesNodeIDs()
     chart.SetTitle(chart.GetName())
     chart.SetGridVisibility(False)
-    chart.SetLegendVisibility(False)  # it would lie on the points; the table and the segments have names and colours
+    chart.SetLegendVisibility(False)  # it would hide points; the table and the segments have names and colours
     chart.SetTitleFontSize(14)
     chart.SetAxisLabelFontSize(10)
-    chart.SetXAxisTitleVisibility(False)  # only what is near what has a meaning
+    chart.SetXAxisTitleVisibility(False)  # only distances between points have a meaning
     chart.SetYAxisTitleVisibility(False)
     for cluster, name in zip(clusters, names, strict=True):
         series = _series(scene, name, points, _y_column(cluster["label"]), _unit(cluster["colour"]), MARKER_SIZE)
@@ -165,24 +166,19 @@ def _series(
 
 
 def volume_of(segmentation: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
-    """The volume whose anatomy it is; None where that has gone."""
-    return segmentation.GetNodeReference(mrml.INPUT_ROLE)
+    """The volume whose anatomy it is; None where that was removed."""
+    return segmentation.GetNodeReference(INPUT_ROLE)
 
 
 def chart_of(segmentation: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLPlotChartNode | None:
-    """The scatter plot; None where that has gone."""
+    """The scatter plot; None where that was removed."""
     return segmentation.GetNodeReference(CHART_ROLE)
 
 
 def cluster_table(segmentation: slicer.vtkMRMLSegmentationNode) -> list[tuple[str, ...]]:
-    """The rows of `wording.cluster_rows`, the header first; empty where the table has gone."""
+    """The rows of `messages.cluster_rows`, the header first; empty where the table was removed."""
     node = segmentation.GetNodeReference(TABLE_ROLE)
-    if node is None:
-        return []
-    table = node.GetTable()
-    columns = [table.GetColumn(c) for c in range(table.GetNumberOfColumns())]
-    body = [tuple(column.GetValue(r) for column in columns) for r in range(table.GetNumberOfRows())]
-    return [tuple(column.GetName() for column in columns), *body]
+    return [] if node is None else rows_of(node)
 
 
 def cluster_colors(segmentation: slicer.vtkMRMLSegmentationNode) -> list[tuple[float, float, float]]:
@@ -192,15 +188,15 @@ def cluster_colors(segmentation: slicer.vtkMRMLSegmentationNode) -> list[tuple[f
 
 
 def separation(segmentation: slicer.vtkMRMLSegmentationNode) -> dict[str, float] | None:
-    """`clustering.Separation` as a dictionary; None where there is one cluster only."""
+    """`clustering.Separation` as a dictionary; None where there is only one cluster."""
     texts = {name: segmentation.GetAttribute(f"ASCON.{attribute}") for name, attribute in SEPARATION.items()}
     return None if None in texts.values() else {name: float(text) for name, text in texts.items()}
 
 
-def set_opacity(segmentation: slicer.vtkMRMLSegmentationNode, share: float) -> None:
+def set_opacity(segmentation: slicer.vtkMRMLSegmentationNode, opacity: float) -> None:
     """How much the segments cover the image, 0 to 1; outlines stay."""
     if (display := segmentation.GetDisplayNode()) is not None:
-        display.SetOpacity2DFill(share)
+        display.SetOpacity2DFill(opacity)
 
 
 def set_outlines(segmentation: slicer.vtkMRMLSegmentationNode, shown: bool) -> None:
@@ -223,11 +219,12 @@ def point_name(segmentation: slicer.vtkMRMLSegmentationNode, row: int) -> str:
 def selected_point(
     segmentation: slicer.vtkMRMLSegmentationNode, series_ids: Iterable[str], rows: Iterable[np.ndarray]
 ) -> int | None:
-    """The row of the point in the middle of those that are selected in the plot; None without any of the clusters'.
+    """The row of the point in the middle of those selected in the plot; None where none is a point of a cluster.
 
     Args:
+        segmentation: of the anatomy.
         series_ids: of the plot series with selected points.
-        rows: of each of those series, as the plot view says them.
+        rows: which points of each of those series, as the plot view reports them.
     """
     chart, points = chart_of(segmentation), segmentation.GetNodeReference(POINTS_ROLE)
     if chart is None or points is None:
@@ -245,28 +242,28 @@ def selected_point(
 
 
 def place_of(segmentation: slicer.vtkMRMLSegmentationNode, row: int) -> tuple[float, float, float] | None:
-    """Where a point lies, in the RAS of the views (mm), transforms of the volume included; None without the volume."""
+    """Where a point lies, in the views' RAS (mm), the volume's transforms included; None without the volume."""
     volume = volume_of(segmentation)
     if volume is None or segmentation.GetNodeReference(POINTS_ROLE) is None:
         return None
     ijk = [float(_column(segmentation, axis)[row]) for axis in "ijk"]
-    ras = _ijk_to_ras(volume).MultiplyPoint((*ijk, 1.0))[:3]
+    ras = ijk_to_ras_matrix(volume).MultiplyPoint((*ijk, 1.0))[:3]
     return _transformed(volume.GetParentTransformNode(), None, ras)
 
 
 def nearest_point(
     segmentation: slicer.vtkMRMLSegmentationNode, place: tuple[float, float, float]
 ) -> tuple[int, float] | None:
-    """(row, distance in mm) of the point next to a place in the RAS of the views; None without the volume or points.
+    """(row, distance in mm) of the point nearest to a place in the views' RAS; None without the volume or points.
 
-    A point of the same slice within NEAR_MM goes before nearer ones of other slices. Distances are the volume's own,
-    before what transforms it.
+    A point of the same slice within NEAR_MM is preferred to nearer ones of other slices. Distances are measured in the
+    volume itself, before its transforms.
     """
     volume = volume_of(segmentation)
     if volume is None or segmentation.GetNodeReference(POINTS_ROLE) is None:
         return None
     ras = _transformed(None, volume.GetParentTransformNode(), place)
-    matrix = _ijk_to_ras(volume)
+    matrix = ijk_to_ras_matrix(volume)
     ijk = np.stack([_column(segmentation, axis) for axis in "ijk"], axis=1)
     if not len(ijk):
         return None
@@ -280,55 +277,39 @@ def nearest_point(
 
 
 def mark_point(segmentation: slicer.vtkMRMLSegmentationNode, row: int, name: str = "picked") -> None:
-    """Marks a point in the plot, one at a time, by a series called `name`."""
+    """Marks one point in the plot by a series called `name`; the mark before is moved."""
     chart = chart_of(segmentation)
     if chart is None:
         return
-    place = {axis: _column(segmentation, axis)[[row, row]] for axis in "xy"}  # twice, or VTK complains of a line
+    place = {axis: _column(segmentation, axis)[[row, row]] for axis in "xy"}  # twice: VTK refuses a line of one point
     scene, series = segmentation.GetScene(), segmentation.GetNodeReference(MARK_ROLE)
     if series is None:
         table = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{segmentation.GetName()} {name}")
         table.SetHideFromEditors(True)
-        table.SetAndObserveTable(_vtk_table(place))
+        fill_with_numbers(table, place)
         series = _series(scene, name, table, "y", MARK_COLOR, MARK_SIZE)
         series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCross)
         segmentation.SetNodeReferenceID(MARK_ROLE, series.GetID())
     else:
-        series.GetTableNode().SetAndObserveTable(_vtk_table(place))
+        fill_with_numbers(series.GetTableNode(), place)
     if not chart.HasPlotSeriesNodeID(series.GetID()):
         chart.AddAndObservePlotSeriesNodeID(series.GetID())
     chart.Modified()
 
 
 def _column(segmentation: slicer.vtkMRMLSegmentationNode, name: str) -> np.ndarray:
-    table = segmentation.GetNodeReference(POINTS_ROLE).GetTable()
-    return numpy_support.vtk_to_numpy(table.GetColumnByName(name))
+    return column_of(segmentation.GetNodeReference(POINTS_ROLE), name)
 
 
 def _is_of(series_id: str, points: slicer.vtkMRMLTableNode) -> bool:
     return points.GetScene().GetNodeByID(series_id).GetTableNode() is points
 
 
-def _vtk_table(columns: Mapping[str, np.ndarray]) -> vtk.vtkTable:
-    table = vtk.vtkTable()
-    for name, values in columns.items():
-        column = numpy_support.numpy_to_vtk(np.ascontiguousarray(values), deep=True)
-        column.SetName(name)
-        table.AddColumn(column)
-    return table
-
-
 def _transformed(source: Any, target: Any, point: tuple[float, float, float]) -> tuple[float, float, float]:
-    """A point from one transform node's coordinates to another's (None: the world's); warps included."""
+    """A point from one transform node's coordinates to another's (None: the world's), warps included."""
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, transform)
     return transform.TransformPoint(point)
-
-
-def _ijk_to_ras(volume: slicer.vtkMRMLScalarVolumeNode) -> vtk.vtkMatrix4x4:
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    return matrix
 
 
 def _unit(colour: Iterable[int]) -> tuple[float, ...]:
