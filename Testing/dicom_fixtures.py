@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 import SimpleITK as sitk
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
@@ -21,6 +23,8 @@ from pydicom.uid import (
 )
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+SAGITTAL = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+COMPRESSED = [RLELossless, JPEG2000Lossless, JPEGLosslessSV1]
 
 
 def some_voxels(shape: tuple[int, int, int] = (4, 12, 10), seed: int = 0) -> np.ndarray:
@@ -184,6 +188,25 @@ def make_enhanced_ct(
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(dataset, np.stack(stored), transfer_syntax, path)
     return path
+
+
+def bundled(name: str) -> str:
+    """Path of a sample file that comes with pydicom; skips where it does not."""
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        pytest.skip(f"this pydicom does not carry {name}")
+    return path
+
+
+def edit_file(path: Path, **values) -> None:
+    """Set attributes of a file, or delete those given as None."""
+    dataset = pydicom.dcmread(path)
+    for keyword, value in values.items():
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    dataset.save_as(path)
 
 
 def _common_modules(sop_class: str, study_uid: str, series_uid: str, frame_of_reference_uid: str) -> Dataset:

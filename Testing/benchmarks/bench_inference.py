@@ -72,13 +72,13 @@ def serve(args: argparse.Namespace) -> None:
     """The child: imports, loads the model, denoises one slice; then what it is asked for, until its input ends."""
     import torch
 
-    from ASCONDenoiseLib.models import files as models
     from ASCONDenoiseLib.models import inference
+    from ASCONDenoiseLib.models.files import find_model, load_network
 
     if args.threads:
         torch.set_num_threads(args.threads)
     stamps = [args.started, time.time()]
-    network, _ = models.load_network(models.find_model(args.model))
+    network, _ = load_network(find_model(args.model))
     stamps.append(time.time())
 
     run_plain = plain_way(network, args.device) if args.child == "plain" else None
@@ -146,8 +146,9 @@ def peak_mb(device: str) -> float:
 
 def quarter_dose(slices: int) -> tuple[str, np.ndarray, np.ndarray]:
     """What it is, NDCT and LDCT (S, 512, 512) in HU, float32: `slices` of each volume, or of a phantom."""
-    from ASCONDenoiseLib.io.volume import read_volume
+    from ASCONDenoiseLib.io.reading import read_volume
     from ASCONDenoiseLib.physics import dose, phantoms
+    from ASCONDenoiseLib.physics.settings import DoseSettings
 
     data = os.environ.get("ASCON_TEST_DATA")
     if data:
@@ -161,7 +162,7 @@ def quarter_dose(slices: int) -> tuple[str, np.ndarray, np.ndarray]:
     pairs = []
     for voxels, spacing_mm in found:
         some = voxels[np.linspace(0, len(voxels) - 1, slices + 2).round().astype(int)[1:-1]].astype(np.float32)
-        pairs.append((some, dose.simulate(some, spacing_mm, dose.DoseSettings(dose=0.25, seed=7)).voxels))
+        pairs.append((some, dose.simulate(some, spacing_mm, DoseSettings(dose=0.25, seed=7)).voxels))
     ndct, ldct = (np.concatenate(images) for images in zip(*pairs, strict=True))
     return f"{len(ndct)} slices of {'real scans' if data else 'a phantom'}, quarter dose", ndct, ldct
 
@@ -297,13 +298,13 @@ def roofline(args: argparse.Namespace) -> None:
 
     import torch
 
-    from ASCONDenoiseLib.models import files as models
     from ASCONDenoiseLib.models import inference
+    from ASCONDenoiseLib.models.files import find_model, load_network
 
     if args.threads:
         torch.set_num_threads(args.threads)
     device = inference.pick_device(args.device)
-    network, _ = models.load_network(models.find_model(args.model))
+    network, _ = load_network(find_model(args.model))
     rates, copy_rate = measured_rates(device)
     dtype = inference.mixed_dtype(device)
     layers = count_layers(network.mixed(dtype) if dtype else copy.deepcopy(network), 512)

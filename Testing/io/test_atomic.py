@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from ASCONDenoiseLib.errors import WriteError
-from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder
+from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, file_suffix
 
 
 @pytest.mark.parametrize("fsync", [False, True])
@@ -60,3 +61,10 @@ def test_two_files_appear_together_or_not_at_all(tmp_path):
         b.write_text("b")
         raise KeyError
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("a.nii.gz", ".nii.gz"), ("A.B.NII.GZ", ".nii.gz"), ("x.y.Mha", ".mha"), ("IM0001", "")]
+)
+def test_file_suffix(name, suffix):
+    assert file_suffix(Path("folder.nii.gz") / name) == suffix

@@ -59,22 +59,22 @@ def _add_denoise(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _denoise(args: argparse.Namespace, console: Console) -> None:
-    from ASCONDenoiseLib.io import results as output
-    from ASCONDenoiseLib.io.volume import like, read_volume
-    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.io.reading import read_volume
+    from ASCONDenoiseLib.io.results import describe, destination
+    from ASCONDenoiseLib.io.volume import like
     from ASCONDenoiseLib.models import suitability
+    from ASCONDenoiseLib.models.files import find_model, load_network
 
-    output.check_output(args.output, args.input, force=args.force)
-    model = models.find_model(args.model)
+    output = destination(args.output)
+    output.check(args.input, force=args.force)
+    model = find_model(args.model)
     volume = read_volume(args.input, args.series)
-    to_file = output.is_file_name(args.output)
-    if not to_file:
-        output.require_dicom(volume, args.input.resolve().name, args.output)
+    output.check_volume(volume, args.input.resolve().name)
     device = checked_device(args.device)
     from ASCONDenoiseLib.models.inference import denoise
     from ASCONDenoiseLib.models.record import denoising_record
 
-    network, card = models.load_network(model)
+    network, card = load_network(model)
     _log_model(card)
     known = volume.description | {"name": args.input.resolve().name}
     sample = suitability.sample(volume.voxels)
@@ -91,10 +91,9 @@ def _denoise(args: argparse.Namespace, console: Console) -> None:
         progress=console.progress,
     )
     record = denoising_record(card, result, volume, args.input.resolve().name)
-    write = output.write_file if to_file else output.write_series
-    write(like(volume, result.voxels), args.output, record)
-    logger.info("wrote %s: %s", args.output, output.describe(record))
-    console.done(f"{args.output}: {output.describe(record)}", output=str(args.output), **record)
+    output.write(like(volume, result.voxels), record)
+    logger.info("wrote %s: %s", args.output, describe(record))
+    console.done(f"{args.output}: {describe(record)}", output=str(args.output), **record)
 
 
 def _add_simulate(subparsers: argparse._SubParsersAction) -> None:
@@ -136,21 +135,25 @@ def _add_simulate(subparsers: argparse._SubParsersAction) -> None:
 def _simulate(args: argparse.Namespace, console: Console) -> None:
     from dataclasses import asdict
 
-    from ASCONDenoiseLib.io import results as output
-    from ASCONDenoiseLib.io.volume import WRITABLE_SUFFIXES, like, read_volume
+    from ASCONDenoiseLib.io.image_files import WRITABLE_SUFFIXES
+    from ASCONDenoiseLib.io.reading import read_volume
+    from ASCONDenoiseLib.io.results import VolumeFile, destination, made_by
+    from ASCONDenoiseLib.io.volume import like
 
-    if not output.is_file_name(args.output):
+    output = destination(args.output)
+    if not isinstance(output, VolumeFile):
         raise UsageError(
             f"{args.output.name} names no file that can be written: let it end in {', '.join(WRITABLE_SUFFIXES)}."
         )
-    output.check_output(args.output, args.input, force=args.force)
-    from ASCONDenoiseLib.physics import dose
+    output.check(args.input, force=args.force)
+    from ASCONDenoiseLib.physics.dose import simulate
+    from ASCONDenoiseLib.physics.settings import DoseSettings
 
     options = ("dose", "geometry", "kernel", "photons", "electronic_noise", "bowtie_edge", "current_modulation", "seed")
-    settings = dose.DoseSettings(**{name: getattr(args, name) for name in options})
+    settings = DoseSettings(**{name: getattr(args, name) for name in options})
     device = checked_device(args.device)
     volume = read_volume(args.input, args.series)
-    simulation = dose.simulate(
+    simulation = simulate(
         volume.voxels,
         volume.geometry.spacing_mm,
         settings,
@@ -159,12 +162,12 @@ def _simulate(args: argparse.Namespace, console: Console) -> None:
         progress=console.progress,
     )
     photons = [round(float(n)) for n in simulation.photons]
-    record = output.made_by("simulate", volume, args.input.resolve().name) | {
+    record = made_by("simulate", volume, args.input.resolve().name) | {
         "settings": asdict(settings),
         "photons": photons,
         "kernel": asdict(simulation.kernel),
     }
-    output.write_file(like(volume, simulation.voxels), args.output, record)
+    output.write(like(volume, simulation.voxels), record)
     kernel = simulation.kernel
     said = "as given" if settings.photons else "from the scan's own noise"
     slices = f"{len(photons)} slice{'s' if len(photons) != 1 else ''}"
@@ -203,7 +206,7 @@ def _add_evaluate(subparsers: argparse._SubParsersAction) -> None:
 def _evaluate(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.imaging import metrics
     from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU
-    from ASCONDenoiseLib.io.volume import read_volume
+    from ASCONDenoiseLib.io.reading import read_volume
 
     reference = read_volume(args.reference, args.reference_series)
     scales = (metrics.PAPER, metrics.Scale(args.window, DISPLAY_WINDOWS_HU[args.window]))
@@ -257,19 +260,19 @@ def _cluster(args: argparse.Namespace, console: Console) -> None:
     import numpy as np
 
     from ASCONDenoiseLib.imaging.clustering import ClusterSettings
-    from ASCONDenoiseLib.io import results as output
-    from ASCONDenoiseLib.io.volume import read_volume
-    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.io.reading import read_volume
+    from ASCONDenoiseLib.io.results import check_results_folder
+    from ASCONDenoiseLib.models.files import find_model, load_network
 
     settings = ClusterSettings(args.clusters, args.points, args.seed)
-    output.check_results_folder(args.output, "cluster")
-    chosen = [models.find_model(name) for name in args.compare or [args.model]]
+    check_results_folder(args.output, "cluster")
+    chosen = [find_model(name) for name in args.compare or [args.model]]
     volume = read_volume(args.input, args.series)
     total = len(volume.voxels)
     if args.slice is not None and args.slice > total:
         raise UsageError(f"The scan has {total} slices: choose --slice from 1 to {total}.")
     device = checked_device(args.device)
-    networks = [models.load_network(path) for path in chosen]
+    networks = [load_network(path) for path in chosen]
     for network, card in networks:
         if not hasattr(network, "features"):
             raise UsageError(f"{card.name} ({card.architecture}) has no features to look at: choose another model.")
@@ -328,15 +331,15 @@ def _add_demo(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _demo(args: argparse.Namespace, console: Console) -> None:
-    from ASCONDenoiseLib.io import results as output
-    from ASCONDenoiseLib.models import files as models
+    from ASCONDenoiseLib.io.results import check_results_folder
+    from ASCONDenoiseLib.models.files import find_model, load_network
     from ASCONDenoiseLib.reports import demo
 
-    output.check_results_folder(args.out, demo.COMMAND)
-    network_file = models.find_model(args.model)
+    check_results_folder(args.out, demo.COMMAND)
+    network_file = find_model(args.model)
     device = checked_device(args.device)
     demo.check_dose(args.dose)
-    network, card = models.load_network(network_file)
+    network, card = load_network(network_file)
     _log_model(card)
     if args.input is None:
         console.note("preparing two real slices and two phantoms ...")

@@ -9,9 +9,6 @@ The frames of an enhanced multi-frame source become single-frame instances, whic
 from __future__ import annotations
 
 import copy
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +21,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.dicom_reader import quiet
+from ASCONDenoiseLib.io.atomic import atomic_folder
+from ASCONDenoiseLib.io.dicom_headers import padding_as_stored
+from ASCONDenoiseLib.io.silence import silence_pydicom
 from ASCONDenoiseLib.io.volume import DicomSeries, Volume
 
 # True of the source's pixels or of that very instance, not of ours. Overlays (60xx) and curves (50xx) go as well.
@@ -110,22 +109,28 @@ _PLAIN_HU = _Encoding(slope=1.0, intercept=0.0, signed=True, bits=16)
 
 
 def write_derived_series(volume: Volume, source: DicomSeries, folder: str | Path, derivation: Derivation) -> list[Path]:
-    """Writes `volume` (S, H, W) in HU as a new series derived from `source`; one uncompressed file per slice.
+    """Write `volume` (S, H, W) in HU as a new series derived from `source`; one uncompressed file per slice.
 
     The source's rescale slope and intercept are kept where they hold every value; else HU are stored as they are, in
     signed 16 bits. No value is clipped. Fractional HU are rounded, to the source's step where that is finer
     than 1 HU and to whole HU otherwise.
 
+    Args:
+        volume: as read from `source`, with other voxels.
+        source: the instances whose headers are taken over.
+        folder: new or empty; it appears complete or not at all.
+        derivation: the record for every instance.
+
     Returns:
-        The files, in the order of the slices. `folder` appears complete or not at all.
+        The files, in the order of the slices.
 
     Raises:
         InputError: the folder holds something or has no parent; a source file is gone or changed; the volume's size,
             spacing, orientation or position is not the source's; a value doesn't fit into 16 bits.
-        RuntimeError: the disk is full or the folder is protected.
+        WriteError: the disk is full or the folder is protected.
     """
     folder = check_new_folder(folder)
-    with quiet():
+    with silence_pydicom():
         headers = list(_single_frame_headers(source))
         _check_same_geometry(volume, headers, source)
         encoding = _choose_encoding(volume.voxels, headers, source)
@@ -145,24 +150,16 @@ def check_new_folder(folder: str | Path) -> Path:
 def _write(
     voxels_hu: np.ndarray, headers: list[Dataset], encoding: _Encoding, folder: Path, derivation: Derivation
 ) -> list[Path]:
-    """The files grow in a hidden folder beside the real one; a rename makes the whole series appear at once."""
-    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     names = [f"{number:04d}.dcm" for number in range(1, len(headers) + 1)]
     series_uid, now = generate_uid(prefix=None), datetime.now().astimezone()
-    try:
-        staging.mkdir()
+    with atomic_folder(folder) as partial:
         for name, header, slice_hu in zip(names, headers, voxels_hu, strict=True):
             _set_pixels(header, slice_hu, encoding)
             _describe(header, derivation, series_uid, now)
-            pydicom.dcmwrite(staging / name, header, enforce_file_format=True)
+            pydicom.dcmwrite(partial / name, header, enforce_file_format=True)
             del header.PixelData  # the headers stay in their list, 600 slices of pixels must not
         if folder.exists():
-            folder.rmdir()  # empty, as checked; Windows renames onto nothing
-        os.replace(staging, folder)
-    except OSError as error:
-        raise RuntimeError(f"{folder} could not be written: check free space and permissions.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # gone already unless something failed
+            folder.rmdir()  # still empty, or refused: no folder that holds something is replaced
     return [folder / name for name in names]
 
 
@@ -187,7 +184,7 @@ def _single_frame_headers(source: DicomSeries) -> Iterator[Dataset]:
 
 
 def _drop_unreadable(dataset: Dataset) -> None:
-    """Deletes elements whose bytes don't make a value: they can't be written again, and must not cost the series.
+    """Delete elements whose bytes don't make a value: they can't be written again, and must not cost the series.
 
     Looking at each has pydicom settle, by the source's signedness, what "US or SS" of an implicit VR source means.
     """
@@ -259,7 +256,7 @@ def _translate_units(header: Dataset, groups: Dataset) -> None:
 
 
 def _check_same_geometry(volume: Volume, headers: list[Dataset], source: DicomSeries) -> None:
-    """Raises InputError unless every slice of the volume lies where its source image lies."""
+    """Raise InputError unless every slice of the volume lies where its source image lies."""
     problem = f"The volume doesn't match its source series {source.series_uid}: "
     remedy = "Pass the series that the volume was read from, and a volume that was neither cropped nor resampled."
     if len(volume.voxels) != len(headers):
@@ -304,7 +301,7 @@ def _choose_encoding(voxels_hu: np.ndarray, headers: list[Dataset], source: Dico
 
 
 def _describe(header: Dataset, derivation: Derivation, series_uid: str, now: datetime) -> None:
-    """Turns a source header into that of the derived image, apart from the attributes of its pixels."""
+    """Turn a source header into that of the derived image, apart from the attributes of its pixels."""
     # Private attributes may describe the source's pixels (thumbnails, checksums, even vendor-compressed pixel data):
     # only their vendor knows. None is copied; who needs one finds it through SourceImageSequence.
     header.remove_private_tags()
@@ -346,7 +343,7 @@ def _describe(header: Dataset, derivation: Derivation, series_uid: str, now: dat
 
 
 def _add_history(header: Dataset, derivation: Derivation, now: datetime) -> None:
-    """Says what was done and by what, after what the source says about earlier steps."""
+    """Say what was done and by what, after what the source says about earlier steps."""
     text = _plain(derivation.description, 1024)
     earlier = str(header.get("DerivationDescription") or "")
     header.DerivationDescription = f"{earlier}; {text}" if earlier and len(earlier) + len(text) <= 1022 else text
@@ -368,7 +365,7 @@ def _plain(text: str, length: int) -> str:
 
 
 def _set_pixels(header: Dataset, slice_hu: np.ndarray, encoding: _Encoding) -> None:
-    """Sets pixel data and everything that says how to read it."""
+    """Set pixel data and everything that says how to read it."""
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         padding = encoding.stored(np.array([_padding_hu(header, keyword)]))
         header.pop(keyword, None)
@@ -382,15 +379,14 @@ def _set_pixels(header: Dataset, slice_hu: np.ndarray, encoding: _Encoding) -> N
     header.SamplesPerPixel = 1
     header.BitsAllocated, header.BitsStored, header.HighBit = 16, encoding.bits, encoding.bits - 1
     header.PixelRepresentation = int(encoding.signed)
-    header.add_new("PixelData", "OW", encoding.stored(slice_hu).tobytes())
+    stored = encoding.stored(slice_hu)
+    assert stored is not None  # the encoding was chosen so
+    header.add_new("PixelData", "OW", stored.tobytes())
 
 
 def _padding_hu(header: Dataset, keyword: str) -> float:
-    """A padding value in HU, NaN without one. Scanners write -2000 of signed pixels as US 63536: the bits count."""
-    if header.get(keyword) is None:
+    """A padding value in HU, NaN without one."""
+    if (raw := header.get(keyword)) is None:
         return np.nan
-    bits = int(header.BitsAllocated)
-    stored = int(header[keyword].value) % 2**bits
-    if header.get("PixelRepresentation") == 1 and stored >= 2 ** (bits - 1):
-        stored -= 2**bits
+    stored = padding_as_stored(raw, int(header.BitsAllocated), header.get("PixelRepresentation") == 1)
     return stored * float(header.get("RescaleSlope", 1)) + float(header.get("RescaleIntercept", 0))

@@ -14,38 +14,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ASCONDenoiseLib import __version__
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging import metrics
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU, TISSUES_HU
 from ASCONDenoiseLib.imaging.image_quality import Quality, quality
+from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.results import (
+    VolumeFile,
     check_results_folder,
     describe,
     made_by,
     results_folder,
-    write_file,
     write_results,
 )
-from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.volume import Geometry, Volume, like, read_volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume, like
 from ASCONDenoiseLib.messages import scope_lines
 from ASCONDenoiseLib.models.record import denoising_record
+from ASCONDenoiseLib.physics.settings import DoseSettings, phantom_settings
 from ASCONDenoiseLib.reports.page import Case, Panel, Table, metrics_tables, page, quality_tables, side_by_side_png
 
 if TYPE_CHECKING:
-    from ASCONDenoiseLib.models.files import ModelCard
+    from ASCONDenoiseLib.models.card import ModelCard
     from ASCONDenoiseLib.models.inference import Result
-    from ASCONDenoiseLib.physics.dose import DoseSettings
 
 PHANTOM_SHAPE = (5, 512, 512)
 PHANTOM_SPACING_MM = (0.68, 0.68, 3.0)
 PHANTOM_SEEDS = {"abdomen": 1_000_000, "chest": 1_000_005}
 """Patients that no training has seen: its seeds are small numbers."""
-
-PHANTOM_PHOTONS = {"abdomen": 1.5e6, "chest": 6e5}
-"""Photons per ray in air that give the noise of a routine scan: some 12 HU in soft tissue."""
-
-ASSUMED_PHOTONS = 4e5
-"""For a scan whose own noise cannot be measured."""
 
 MAX_SLICES = 8
 """Of one's own scan: more would take a CPU many minutes."""
@@ -121,7 +116,7 @@ def run(
 
     Raises:
         InputError: see `output.check_results_folder`.
-        DoseError: dose, settings or geometry cannot be simulated.
+        InputError: dose, settings or geometry cannot be simulated.
     """
     folder = check_results_folder(folder, COMMAND)
     total = 2 * sum(len(scan.ndct.voxels) for scan in scans)
@@ -140,8 +135,7 @@ def run(
 
 
 def check_dose(dose: float) -> None:
-    """Raises DoseError unless `dose` is a fraction that can be simulated."""
-    from ASCONDenoiseLib.physics.dose import DoseSettings
+    """Raises InputError unless `dose` is a fraction that can be simulated."""
 
     DoseSettings(dose=dose)
 
@@ -207,14 +201,13 @@ def _bundled(name: str) -> Volume:
 
 def _phantom(kind: str, windows: tuple[str, ...]) -> Scan:
     """A phantom, scanned at normal dose."""
-    from ASCONDenoiseLib.physics import phantoms
-    from ASCONDenoiseLib.physics.dose import DoseSettings, scan
+    from ASCONDenoiseLib.physics.dose import scan
+    from ASCONDenoiseLib.physics.phantoms import ANATOMY
 
-    make = {"abdomen": phantoms.abdomen, "chest": phantoms.chest}[kind]
-    phantom = make(PHANTOM_SEEDS[kind], PHANTOM_SHAPE, PHANTOM_SPACING_MM)
+    phantom = ANATOMY[kind](PHANTOM_SEEDS[kind], PHANTOM_SHAPE, PHANTOM_SPACING_MM)
     truth_hu = np.rint(phantom.voxels_hu).astype(np.int16)
-    settings = {"photons": PHANTOM_PHOTONS[kind], "kernel": "standard"}
-    ndct_hu = scan(truth_hu, PHANTOM_SPACING_MM, DoseSettings(**settings, seed=0))
+    settings = phantom_settings(kind)
+    ndct_hu = scan(truth_hu, PHANTOM_SPACING_MM, settings)
     return Scan(
         f"{kind}-phantom",
         f"{kind.capitalize()}, a phantom",
@@ -222,7 +215,7 @@ def _phantom(kind: str, windows: tuple[str, ...]) -> Scan:
         "the phantom without noise.",
         Volume(ndct_hu, Geometry(PHANTOM_SPACING_MM)),
         windows,
-        settings,
+        {"photons": settings.photons, "kernel": settings.kernel},
         truth_hu,
     )
 
@@ -259,34 +252,21 @@ def _outcome(scan: Scan, network: Any, card: ModelCard, dose: float, device: str
 
 def _low_dose(scan: Scan, dose: float, step: Callable) -> tuple[np.ndarray, dict[str, Any], tuple[str, ...]]:
     """The scan at a fraction of its dose, the facts of the simulation, and notes for the reader."""
-    from ASCONDenoiseLib.physics.dose import DoseError, DoseSettings, simulate
+    from ASCONDenoiseLib.physics.dose import simulate_any_scan
 
-    settings: DoseSettings = DoseSettings(dose=dose, seed=1, **scan.settings)
-    volume, notes = scan.ndct, ()
-
-    def simulated(settings: DoseSettings):
-        counted = _once_per_slice(step)
-        return simulate(
-            volume.voxels, volume.geometry.spacing_mm, settings, padding_hu=volume.padding_hu, progress=counted
-        )
-
-    try:
-        simulation = simulated(settings)
-    except DoseError:
-        if settings.photons is not None:
-            raise
-        simulation = simulated(replace(settings, photons=ASSUMED_PHOTONS, kernel="standard"))
-        notes = (
-            "The scan has no flat soft tissue to measure its noise in. The low dose is simulated from "
-            f"{ASSUMED_PHOTONS:,.0f} photons per ray, not from this scan's own dose.",
-        )
+    settings = DoseSettings(dose=dose, seed=1, **scan.settings)
+    volume = scan.ndct
+    counted = _once_per_slice(step)
+    simulation = simulate_any_scan(
+        volume.voxels, volume.geometry.spacing_mm, settings, padding_hu=volume.padding_hu, progress=counted
+    )
     facts = {
         "dose": dose,
         "geometry": settings.geometry,
         "photons": [round(float(photons)) for photons in simulation.photons],
         "kernel": asdict(simulation.kernel),
     }
-    return simulation.voxels, facts, notes
+    return simulation.voxels, facts, simulation.notes
 
 
 def _once_per_slice(step: Callable) -> Callable[[int, int], None]:
@@ -315,7 +295,7 @@ def _write(folder: Path, outcomes: list[Outcome], card: ModelCard, dose: float) 
             ("ldct", outcome.ldct, made_by("simulate", outcome.scan.ndct, "ndct.nrrd") | outcome.simulation),
             ("denoised", outcome.denoised, outcome.record),
         ):
-            write_file(volume, own / f"{name}.nrrd", record)
+            VolumeFile(own / f"{name}.nrrd").write(volume, record)
         cases.append(_case(outcome, _pictures(outcome, own, dose)))
     summary = _summary(outcomes, dose)
     seen = scope_lines(card.scope)

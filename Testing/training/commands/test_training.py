@@ -23,8 +23,12 @@ from safetensors.torch import save_file
 from training_fixtures import Tiny, make_set
 
 from ASCONDenoiseLib.commands import cli
-from ASCONDenoiseLib.io.volume import Geometry, Volume, read_volume, write_volume
-from ASCONDenoiseLib.models import files as models
+from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.reading import read_volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume
+from ASCONDenoiseLib.models.card import load_card
+from ASCONDenoiseLib.models.files import verify
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONTrainingLib.commands import training as commands
 from ASCONTrainingLib.method.perceptual import VGG19
 from ASCONTrainingLib.trainer import run_folder
@@ -44,7 +48,7 @@ def a_set(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def the_tiny_network(monkeypatch):
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", Tiny)
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Tiny)
 
 
 def ascon(*arguments: object) -> int:
@@ -179,7 +183,7 @@ def test_smoke_makes_its_own_phantoms(tmp_path, monkeypatch, capsys):
     changes = ["--epochs", 1, "--set", "steps_per_epoch=1", "--batch", 1, "--device", "cpu"]
     assert ascon("train", "--preset", "smoke", "--out", tmp_path / "run", *changes) == 0
     out, err = capsys.readouterr()
-    card = models.load_card(tmp_path / "run" / "ascon-smoke.json")
+    card = load_card(tmp_path / "run" / "ascon-smoke.json")
     assert "of which 1 phantoms train" in card.training_data and "phantoms only" in card.limits[0]
     assert card.dose == "0.05, simulated" and "ascon-smoke" in out
     index = json.loads((tmp_path / "run" / "data" / "index.json").read_text())
@@ -315,7 +319,7 @@ def test_script_trains_prints_to_a_file_and_ctrl_c_is_130(a_set, tmp_path):
     assert 1 <= state["step"] <= 4
     ended = run_script("--out", run, "--resume", "--device", "cpu")
     assert ended.returncode == 0 and "Model  " in ended.stdout, ended.stderr
-    assert models.verify(run / "ascon-pixel.safetensors").architecture == "esau_net"
+    assert verify(run / "ascon-pixel.safetensors").architecture == "esau_net"
 
 
 IN_SLICER = """

@@ -19,9 +19,11 @@ from training_fixtures import Tiny
 
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.volume import Geometry, Volume, write_volume
-from ASCONDenoiseLib.models import files as models
-from ASCONDenoiseLib.physics.dose import DoseError
+from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume
+from ASCONDenoiseLib.models.card import load_card
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
+from ASCONDenoiseLib.physics.calibration import CalibrationError
 from ASCONTrainingLib.commands import training as commands
 from ASCONTrainingLib.data import prepare
 from ASCONTrainingLib.data.discovery import (
@@ -147,7 +149,7 @@ def test_mayo_2016_goes_into_training(tmp_path):
 )
 def test_a_delivery_is_prepared_and_trained_on_as_published(tmp_path, monkeypatch, kind, preset, train, test):
     """Both commands, with the paper's preset and its MAC-Net; a network of two convolutions, and one step."""
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", Tiny)
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Tiny)
     tree = {"mayo2016": mayo_2016_tree, "mayo2020": mayo_2020_tree}[kind]
     pairs = tree(tmp_path / "in", shape=(2, 64, 64))
     ndct, ldct = next(pair for key, pair in pairs.items() if test in (key, key[0]))
@@ -156,7 +158,7 @@ def test_a_delivery_is_prepared_and_trained_on_as_published(tmp_path, monkeypatc
     less = ["--set", "network=tiny", "--batch", "2", "--epochs", "1", "--workers", "0", "--patch", "64"]
     command = ["train", "--preset", preset, "--data", out, "--out", run, "--device", "cpu", *less]
     assert cli.main(command, plugins=[commands.add_commands]) == 0
-    card = models.load_card(tmp_path / "run" / f"ascon-{preset}.json")
+    card = load_card(tmp_path / "run" / f"ascon-{preset}.json")
     assert (card.preset, card.dose) == (preset, "quarter dose, as delivered")
     assert card.metrics["training"]["steps"] == 1
     middle = next(pair for key, pair in pairs.items() if train in (key, key[0]))[0][1]
@@ -672,7 +674,7 @@ def test_volumes_that_cannot_be_simulated_are_left_out_and_named(tmp_path):
 
     def simulate(voxels, *arguments, **settings):
         if voxels.shape[1] == 8:
-            raise DoseError("Nothing to measure.")
+            raise CalibrationError("Nothing to measure.")
         return fake_simulate(calls)(voxels, *arguments, **settings)
 
     index = prepare_simulated(tmp_path / "in", tmp_path / "out", simulate=simulate, log=log.append)
