@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ASCONDenoiseLib.imaging import image_quality, metrics
-from ASCONDenoiseLib.models import files as models
+from ASCONDenoiseLib.models.card import ModelCard
 from ASCONTrainingLib.data.training_set import WholeSlices, scan_fingerprints
 from ASCONTrainingLib.evaluation import filters, safety
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ASCONDenoiseLib.physics.phantoms import Phantom
+    from ASCONDenoiseLib.physics.phantom_volume import Phantom
 
 LDCT, NDCT = "LDCT", "NDCT"
 TUNING_SLICES = 3
@@ -205,7 +205,7 @@ class Found:
 
 def compare(
     data: Path,
-    networks: Mapping[str, tuple[nn.Module, models.ModelCard]],
+    networks: Mapping[str, tuple[nn.Module, ModelCard]],
     settings: Settings = Settings(),
     *,
     device: str = "auto",
@@ -272,7 +272,7 @@ def reserved_names() -> set[str]:
     return {LDCT, NDCT, *filters.candidates(UNKNOWN_NOISE_HU)}
 
 
-def check_unseen(cards: Mapping[str, models.ModelCard], scans: Mapping[str, str], allow_seen: bool) -> list[str]:
+def check_unseen(cards: Mapping[str, ModelCard], scans: Mapping[str, str], allow_seen: bool) -> list[str]:
     """Warnings about scans that a model may have seen.
 
     scans: fingerprint -> name, from datasets.scan_fingerprints, which says what these do not see: another scan of a
@@ -372,6 +372,7 @@ class _Places:
 def _lesion_cnr(methods: Sequence[Method], seed: int, settings: Settings) -> Iterator[tuple[str, list[float]]]:
     """Each method and the CNR of the lesions of one phantom, in the slice through each one's middle."""
     from ASCONDenoiseLib.physics import dose, phantoms
+    from ASCONDenoiseLib.physics.settings import DoseSettings
 
     side = settings.phantom_side
     phantom = phantoms.abdomen(seed, (16, side, side), (360 / side, 360 / side, 3.0), lesions=3)
@@ -384,7 +385,7 @@ def _lesion_cnr(methods: Sequence[Method], seed: int, settings: Settings) -> Ite
         return
     slices = sorted({s for s, _, _ in masks})
     truth = phantom.voxels_hu[slices]
-    scan = dose.DoseSettings(settings.phantom_dose, kernel="standard", photons=PHANTOM_PHOTONS, seed=seed)
+    scan = DoseSettings(settings.phantom_dose, kernel="standard", photons=PHANTOM_PHOTONS, seed=seed)
     ndct = np.rint(dose.scan(truth, phantom.spacing_mm, scan)).astype(np.int16)
     ldct = dose.simulate(ndct, phantom.spacing_mm, scan).voxels
     for method, output, _, _ in _outputs(methods, ndct, ldct, phantom.spacing_mm):

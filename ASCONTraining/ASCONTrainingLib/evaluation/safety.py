@@ -20,8 +20,11 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 
 from ASCONDenoiseLib.imaging import image_quality
-from ASCONDenoiseLib.physics import phantoms
-from ASCONDenoiseLib.physics.dose import DoseSettings, calibrate, noise_factor, scan, simulate
+from ASCONDenoiseLib.physics.calibration import calibrate
+from ASCONDenoiseLib.physics.cylinder import Insert, cylinder, standard_inserts
+from ASCONDenoiseLib.physics.dose import noise_factor, scan, simulate
+from ASCONDenoiseLib.physics.phantom_volume import PSF_SIGMA_MM, Phantom
+from ASCONDenoiseLib.physics.settings import DoseSettings
 
 Denoise = Callable[[np.ndarray], np.ndarray]
 Spacing = tuple[float, float, float]
@@ -288,13 +291,13 @@ def _profile(image: np.ndarray, spacing_mm: Spacing, row: float, column: float, 
     return ndimage.map_coordinates(part, [where[0] - top, where[1] - left], order=3, mode="nearest").mean(0)
 
 
-def _cylinder(settings: SafetySettings, inserts: tuple[phantoms.Insert, ...] | None) -> phantoms.Phantom:
+def _cylinder(settings: SafetySettings, inserts: tuple[Insert, ...] | None) -> Phantom:
     side = settings.cylinder_side
     shape, pixel = (settings.cylinder_slices, side, side), 256 / side
-    return phantoms.cylinder(shape, (pixel, pixel, 3.0), inserts=inserts)
+    return cylinder(shape, (pixel, pixel, 3.0), inserts=inserts)
 
 
-def _low_dose(phantom: phantoms.Phantom, settings: SafetySettings, seed: int) -> np.ndarray:
+def _low_dose(phantom: Phantom, settings: SafetySettings, seed: int) -> np.ndarray:
     """All the noise that a scan at the low dose has, in one go."""
     photons = PHOTONS * settings.cylinder_dose
     scanner = DoseSettings(1.0, kernel="standard", photons=photons, views=settings.views, seed=seed)
@@ -303,7 +306,7 @@ def _low_dose(phantom: phantoms.Phantom, settings: SafetySettings, seed: int) ->
 
 def cylinder_edges(denoise: Denoise, settings: SafetySettings) -> list[Edge | None]:
     """The edge of each insert in the mean output of all realisations, against that in the mean of the same LDCT."""
-    inserts = [insert for insert in phantoms.standard_inserts() if not insert.texture_sd_hu]
+    inserts = [insert for insert in standard_inserts() if not insert.texture_sd_hu]
     phantom = _cylinder(settings, tuple(inserts))
     ldct = _low_dose(phantom, settings, settings.seed + 1)
     means = [volume.astype(np.float64).mean(0) for volume in (ldct, denoise(ldct))]
@@ -366,12 +369,12 @@ def _apparent_contrast(volume: np.ndarray, diameter_mm: float, pixel_mm: float) 
 
 
 def lesion_shape(diameter_mm: float, spacing_mm: Spacing, side: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) of 0 to 1: a disc in the middle with the blur of a body kernel (phantoms.PSF_SIGMA_MM)."""
+    """(rows, columns) of 0 to 1: a disc in the middle with the blur of a body kernel (PSF_SIGMA_MM)."""
     dx, dy, _ = spacing_mm
     y, x = np.indices(side)
     r = np.hypot((y - (side[0] - 1) / 2) * dy, (x - (side[1] - 1) / 2) * dx)
     disc = np.clip(0.5 + (diameter_mm / 2 - r) / math.sqrt(dx * dy), 0, 1)
-    return ndimage.gaussian_filter(disc, (phantoms.PSF_SIGMA_MM / dy, phantoms.PSF_SIGMA_MM / dx))
+    return ndimage.gaussian_filter(disc, (PSF_SIGMA_MM / dy, PSF_SIGMA_MM / dx))
 
 
 def lesion_points(

@@ -13,7 +13,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from ASCONDenoiseLib.imaging.image_quality import TissueShift
-from ASCONDenoiseLib.physics import dose, phantoms
+from ASCONDenoiseLib.physics import dose
+from ASCONDenoiseLib.physics.cylinder import Insert, cylinder
+from ASCONDenoiseLib.physics.settings import KERNELS, DoseSettings
 from ASCONTrainingLib.evaluation import safety
 
 TINY = safety.SafetySettings(
@@ -38,16 +40,16 @@ def blurred(volume: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[safety.Pair]:
-    phantom = phantoms.cylinder((3, 192, 192), (1.2, 1.2, 3.0), diameter_mm=200.0, inserts=big_inserts())
-    settings = dose.DoseSettings(0.25, kernel="standard", photons=1e6, views=492, seed=1)
+    phantom = cylinder((3, 192, 192), (1.2, 1.2, 3.0), diameter_mm=200.0, inserts=big_inserts())
+    settings = DoseSettings(0.25, kernel="standard", photons=1e6, views=492, seed=1)
     ndct = np.rint(dose.scan(phantom.voxels_hu + 50, phantom.spacing_mm, settings)).astype(np.int16)
     ldct = dose.simulate(ndct, phantom.spacing_mm, settings).voxels
     return [safety.Pair("cylinder", ndct, ldct, phantom.spacing_mm)]
 
 
-def big_inserts() -> tuple[phantoms.Insert, ...]:
+def big_inserts() -> tuple[Insert, ...]:
     """In water that is shifted to 50 HU; their edges are straight enough for profiles."""
-    return (phantoms.Insert("fat", -160, 60, 0, 50), phantoms.Insert("bone", 500, 60, 120, 50))
+    return (Insert("fat", -160, 60, 0, 50), Insert("bone", 500, 60, 120, 50))
 
 
 def test_an_identity_keeps_everything(pairs):
@@ -87,7 +89,7 @@ def test_the_snr_is_that_of_white_noise_by_formula(monkeypatch):
         return random.normal(0, own * math.sqrt(1 / scanner.dose - 1), (count, *ndct.shape)).astype(np.float32)
 
     monkeypatch.setattr(safety, "_noise", white)
-    monkeypatch.setattr(safety, "calibrate", lambda voxels, *_: (np.ones(len(voxels)), dose.KERNELS["standard"]))
+    monkeypatch.setattr(safety, "calibrate", lambda voxels, *_: (np.ones(len(voxels)), KERNELS["standard"]))
     flat = np.full((4, 96, 96), 60, np.int16)
     settings = replace(TINY, realisations=60)
     for point in safety.lesion_points(identity, [safety.Pair("flat", flat, flat, (1.0, 1.0, 3.0))], settings):
