@@ -94,13 +94,15 @@ def slice_view(
     scene: slicer.vtkMRMLScene, pane: str
 ) -> tuple[slicer.vtkMRMLSliceNode, slicer.vtkMRMLSliceCompositeNode]:
     """The slice node and the composite node of a pane. Raises InputError where the layout has not made them yet."""
-    pair = []
-    for class_name in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
-        nodes = (scene.GetNthNodeByClass(i, class_name) for i in range(scene.GetNumberOfNodesByClass(class_name)))
-        pair.append(next((node for node in nodes if node.GetLayoutName() == view_name(pane)), None))
-    if None in pair:
+
+    def node_of_pane(class_name: str) -> slicer.vtkMRMLNode:
+        for i in range(scene.GetNumberOfNodesByClass(class_name)):
+            node = scene.GetNthNodeByClass(i, class_name)
+            if node.GetLayoutName() == view_name(pane):
+                return node
         raise InputError(f"There is no view for {pane}. Choose the compare layout first.")
-    return tuple(pair)
+
+    return node_of_pane("vtkMRMLSliceNode"), node_of_pane("vtkMRMLSliceCompositeNode")
 
 
 def _match_views(views: Sequence[slicer.vtkMRMLSliceNode]) -> None:
@@ -168,4 +170,4 @@ def shown_planes(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.
 
 def shown_slices(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.vtkMRMLSliceNode]) -> list[int]:
     """Those planes of `shown_planes` that are slices, sorted."""
-    return [plane[0] for plane in shown_planes(volume, views) if len(plane) == 1]
+    return [plane[0] for plane in shown_planes(volume, views) if isinstance(plane[0], int)]

@@ -340,7 +340,7 @@ def sample(scene: Any, normal_dose: Any, names: tuple[str, str], *, parent: str)
     """
     with private_folder(parent) as folder:
         ndct, ldct = str(folder / "ndct.npy"), str(folder / "ldct.npy")
-        job = {"command": "simulate", "input": ndct, "output": ldct, "dose": SAMPLE_DOSE}
+        job: dict[str, Any] = {"command": "simulate", "input": ndct, "output": ldct, "dose": SAMPLE_DOSE}
         first = 0
         if normal_dose is None:
             phantom = yield {"command": "phantom", "output": ndct, **PHANTOM}
