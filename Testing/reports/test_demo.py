@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import nn
 
 from ASCONDenoiseLib.commands.cli import main
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io import results as output
 from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
@@ -187,36 +185,6 @@ def test_an_interrupted_demonstration_leaves_the_old_one(a_noisy_scan, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         demo.run(tmp_path / "out", Shift(), A_CARD, [known])
     assert files_in(tmp_path) == before
-
-
-def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
-    with output.results_folder(tmp_path / "out", "demo") as folder:
-        output.write_results(folder, "demo", {"precious": True})
-    rename, before = os.replace, files_in(tmp_path)
-
-    def not_the_new_one(source, target):
-        if Path(source).suffix == ".partial":
-            raise PermissionError(13, "no")
-        rename(source, target)
-
-    monkeypatch.setattr(output.os, "replace", not_the_new_one)
-    with pytest.raises(RuntimeError, match="could not be written"), output.results_folder(tmp_path / "out", "demo"):
-        pass
-    assert files_in(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("file", "is a file"), ("a/b", "does not exist"), ("full", "holds x.txt"), ("clusters", "holds results.json")],
-)
-def test_folders_that_are_refused(tmp_path, name, words):
-    (tmp_path / "file").touch()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "x.txt").touch()
-    with output.results_folder(tmp_path / "clusters", "cluster") as folder:
-        output.write_results(folder, "cluster", {})
-    with pytest.raises(InputError, match=words):
-        output.check_results_folder(tmp_path / name, "demo")
 
 
 # ---- the scans

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ASCONDenoiseLib.errors import WriteError
+from ASCONDenoiseLib.errors import InputError, WriteError
 
 
 @contextmanager
@@ -70,6 +70,12 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
     finally:
         for left in (partial, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def check_parent(path: Path) -> None:
+    """Raise InputError where there is no folder for `path` to lie in."""
+    if not path.parent.is_dir():
+        raise InputError(f"The folder {path.parent} does not exist: make it or choose another.")
 
 
 def file_suffix(path: str | Path) -> str:

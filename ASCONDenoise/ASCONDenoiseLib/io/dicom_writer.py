@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.atomic import atomic_folder
+from ASCONDenoiseLib.io.atomic import atomic_folder, check_parent
 from ASCONDenoiseLib.io.dicom_headers import padding_as_stored
 from ASCONDenoiseLib.io.silence import silence_pydicom
 from ASCONDenoiseLib.io.volume import DicomSeries, Volume
@@ -142,8 +142,7 @@ def check_new_folder(folder: str | Path) -> Path:
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder: name a new folder for the derived series.")
-    if not folder.parent.is_dir():
-        raise InputError(f"The folder {folder.parent} does not exist: make it or choose another.")
+    check_parent(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.atomic import atomic_file, file_suffix
+from ASCONDenoiseLib.io.atomic import atomic_file, check_parent, file_suffix
 from ASCONDenoiseLib.io.silence import silence_stderr
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
@@ -91,8 +91,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
 
 def check_place(path: Path) -> None:
     """Raise InputError where no file can be made: the folder is missing, or the name is that of a folder."""
-    if not path.parent.is_dir():
-        raise InputError(f"The folder {path.parent} does not exist: make it or choose another.")
+    check_parent(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: choose another file name.")
 

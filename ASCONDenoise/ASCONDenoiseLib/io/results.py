@@ -19,7 +19,7 @@ from typing import Any
 
 from ASCONDenoiseLib import __version__
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, file_suffix
+from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, check_parent, file_suffix
 from ASCONDenoiseLib.io.image_files import WRITABLE_SUFFIXES, check_place, write_image
 from ASCONDenoiseLib.io.volume import Volume
 
@@ -166,8 +166,7 @@ def describe(record: dict[str, Any]) -> str:
 def check_results_folder(folder: str | Path, command: str) -> Path:
     """The folder as an absolute path. InputError unless it is new, empty, or holds results of `command` and no more."""
     folder = Path(folder).resolve()
-    if not folder.parent.is_dir():
-        raise InputError(f"The folder {folder.parent} does not exist: make it or choose another.")
+    check_parent(folder)
     _check_writable(folder.parent)
     if not folder.exists():
         return folder
