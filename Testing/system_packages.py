@@ -24,9 +24,9 @@ def missing_packages(reasons: list[str]) -> dict[str, int]:
 
 
 def skip_without_standin() -> None:
-    """Skip the test or module, with the reason, where the stand-in for Slicer or a library of its own is missing."""
+    """Skip the test or module, with the reason, where slicer-core, PySide6 or a library of theirs is missing."""
     try:
         import slicer  # noqa: F401
-        import standin  # noqa: F401
+        from PySide6 import QtWidgets  # noqa: F401
     except ImportError as missing:
         pytest.skip(f"the extra slicer-test is not there: {missing}", allow_module_level=True)

@@ -1,6 +1,7 @@
 """A small, strict stand-in for the Qt side of 3D Slicer, so that a panel's tests run without the application.
 
-README.md says what it offers, what it refuses, and how to use it.
+README.md says what it offers, what it refuses, and how to use it. Importing this package needs neither Qt nor Slicer;
+`install` raises ImportError without them.
 """
 
 import os
@@ -11,7 +12,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
-from .pythonqt import UNCAUGHT, PythonQtTrap  # noqa: E402
+from .traps import UNCAUGHT, PythonQtTrap  # noqa: E402
 
 __all__ = ["UNCAUGHT", "PythonQtTrap", "install", "load_module"]
 
@@ -22,12 +23,13 @@ def install() -> None:
 
     if hasattr(slicer, "app"):
         return
+    from . import app, differences, inventory, node_selector, parameter_node, pythonqt, scripted, ui_files  # noqa: F401
+
     del slicer.util.LazyImport  # 5.13 only
-    from . import app, parameter_node, pythonqt, scripted
 
     for name in ("qt", "ctk"):
         sys.modules[name] = pythonqt.module(name, f"the stand-in's module {name}")
-    for name, facts in pythonqt.API.items():
+    for name, facts in inventory.API.items():
         if facts["module"] == "slicer":
             setattr(slicer, name, pythonqt.class_for(name))
     modules = {
@@ -43,7 +45,7 @@ def install() -> None:
     sys.modules["slicer.parameterNodeWrapper"] = slicer.parameterNodeWrapper = parameter_node
 
     def uncaught(kind, error, trace):  # exceptions in slots and in VTK's observers end here
-        pythonqt.UNCAUGHT.append(error)
+        UNCAUGHT.append(error)
         sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = uncaught

@@ -13,7 +13,8 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Signal
 
-from .pythonqt import SPECIAL, swallow, wrap
+from .pythonqt import SPECIAL, wrap
+from .traps import swallow
 from .views import qSlicerLayoutManager
 from .widgets import ctkDICOMDatabase, offered, qSlicerWidget, stored
 

@@ -6,7 +6,6 @@ exist) happens here too, and is warned of as `PythonQtTrap`, which tests turn in
 """
 
 import functools
-import json
 import math
 import operator
 import re
@@ -15,145 +14,31 @@ import types
 import warnings
 import weakref
 from functools import cache
-from pathlib import Path
 
 import shiboken6
-from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+from PySide6 import QtCore
 
-API = json.loads(Path(__file__).with_name("api.json").read_text(encoding="utf-8"))
-IMPLEMENTATIONS: dict[str, type] = {}  # class name -> PySide class, for what Qt itself does not have
-SPECIAL: dict[str, object] = {}  # "Class.method" -> function(wrapper, *arguments), where PythonQt differs from Qt
-UNCAUGHT: list[BaseException] = []  # raised in slots and observers, printed and swallowed as in Slicer; tests look here
+from .inventory import (
+    API,
+    EnumValue,
+    chain,
+    enum_class,
+    enum_type,
+    enum_value,
+    find,
+    implementation,
+    signature,
+)
+from .traps import swallow, trap
+
+SPECIAL: dict[str, object] = {}  # "Class.method" -> function(wrapper, *arguments); differences.py fills it
 _classes: dict[str, type] = {}
 _connections: dict[int, list[tuple]] = {}  # C++ address of the sender -> (signal, callable, Qt's connection)
 _wrappers: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
-class PythonQtTrap(UserWarning):
-    """A real Slicer would go on without a word here, and not do what the author meant."""
-
-
 class Refused(Exception):  # noqa: N818
     """An argument that no conversion fits."""
-
-
-def trap(message: str) -> None:
-    warnings.warn(message, PythonQtTrap, stacklevel=4)
-
-
-def swallow(error: BaseException) -> None:
-    """What happens to an exception in a slot: printed by sys.excepthook, which keeps it for tests, then forgotten."""
-    sys.excepthook(type(error), error, error.__traceback__)
-
-
-# -- what the inventory knows ------------------------------------------------------------------------------------------
-
-
-@cache
-def chain(name: str) -> tuple[str, ...]:
-    """The class and its bases, nearest first."""
-    line = [name] if name in API else []
-    for base in API.get(name, {"bases": []})["bases"]:
-        line += [found for found in chain(base) if found not in line]
-    return tuple(line)
-
-
-@cache
-def find(name: str, member: str) -> tuple | None:
-    """(kind, detail, owner) in PythonQt's order: property, method, signal, enum value, enum type, name less `_`."""
-    line = [c for c in chain(name) if c != "PythonQtInstanceWrapper"]
-    if member in API["PythonQtInstanceWrapper"]["methods"]:
-        return "method", tuple(API["PythonQtInstanceWrapper"]["methods"][member]), "PythonQtInstanceWrapper"
-    for c in line:
-        if member in API[c].get("properties", {}):
-            return "property", API[c]["properties"][member], c
-    methods = [(s, c) for c in line for s in API[c].get("methods", {}).get(member, [])]
-    signals = [(s, c) for c in line for s in API[c].get("signals", []) if s.split("(")[0] == member]
-    if methods:
-        return "method", tuple(s for s, _ in methods), methods[0][1]
-    if signals:
-        return "signal", tuple(s for s, _ in signals), signals[0][1]
-    for c in line:
-        for enum, values in API[c].get("enums", {}).items():
-            if member in values:
-                return "enum value", enum, c
-    for c in line:
-        if member in API[c].get("enums", {}):
-            return "enum type", member, c
-    return find(name, member[:-1]) if re.search(r"[^_]_$", member) else None
-
-
-@cache
-def signature(text: str) -> tuple[str, tuple[tuple[str, bool], ...], bool]:
-    """`static int f(QString, QList<int>=)` -> ("int", (("QString", False), ("QList<int>", True)), True)."""
-    head, _, rest = text.partition("(")
-    parts, depth = [], 0
-    for piece in rest[: rest.rindex(")")].split(","):
-        if depth:
-            parts[-1] += "," + piece
-        elif piece.strip():
-            parts.append(piece.strip())
-        depth += piece.count("<") - piece.count(">")
-    static = head.startswith("static ")
-    result = head.removeprefix("static ").rpartition(" ")[0]
-    return result, tuple((p.removesuffix("=").strip(), p.endswith("=")) for p in parts), static
-
-
-@cache
-def implementation(name: str) -> type | None:
-    """The PySide class behind a wrapper class."""
-    if name in IMPLEMENTATIONS:
-        return IMPLEMENTATIONS[name]
-    return next((getattr(m, name) for m in (QtCore, QtGui, QtWidgets, QtUiTools) if hasattr(m, name)), None)
-
-
-@cache
-def enum_type(kind: str, owner: str = "") -> type | None:
-    """PySide's enum for a C++ enum or flags type: `Qt::Alignment` -> Qt.AlignmentFlag."""
-    scope, _, name = kind.rpartition("::")
-    for c in [scope] if scope else chain(owner):
-        if name not in API.get(c, {}).get("enums", {}):
-            continue
-        base = implementation(c)
-        for guess in (name, name.removesuffix("s"), name + "Flag", {"WindowFlags": "WindowType"}.get(name, name)):
-            found = getattr(base, guess, None)
-            if isinstance(found, type) and hasattr(found, "__members__"):
-                return found
-    return None
-
-
-class EnumValue(int):
-    """One value of one enum: an int of its own class, as PythonQt makes them."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({int(self)})"
-
-
-class EnumMeta(type):
-    def __getattr__(cls, name: str):
-        if name in cls.__dict__.get("_values", ()):
-            return enum_value(cls._owner, cls.__name__, name)
-        raise AttributeError(f"{cls._owner}.{cls.__name__} has no value {name}")
-
-    def __setattr__(cls, name: str, value: object) -> None:
-        raise AttributeError(f"{cls.__name__}.{name} can not be overwritten")
-
-
-@cache
-def enum_class(owner: str, enum: str) -> type:
-    return EnumMeta(enum, (EnumValue,), {"_owner": owner, "_values": tuple(API[owner]["enums"][enum])})
-
-
-@cache
-def enum_value(owner: str, enum: str, name: str) -> EnumValue:
-    """A value's number: PySide's own for Qt; place in the list for CTK's and Slicer's classes."""
-    base = implementation(owner)
-    holder = enum_type(f"{owner}::{enum}") or base
-    member = getattr(holder, name, getattr(base, name, None))
-    if member is None and owner.startswith("Q"):
-        raise AttributeError(f"{owner}.{name} is not offered by the stand-in")
-    number = API[owner]["enums"][enum].index(name) if member is None else getattr(member, "value", member)
-    return enum_class(owner, enum)(number)
 
 
 # -- conversions -------------------------------------------------------------------------------------------------------
@@ -615,102 +500,6 @@ def write(target: object, name: str, value: object) -> None:
         setattr(target, name, value)
     elif not target.setProperty(name, value):
         raise AttributeError(f"{type(target).__name__}.{name} is not offered by the stand-in")
-
-
-# -- where PythonQt differs from Qt ------------------------------------------------------------------------------------
-
-
-def _connect(sender: "Wrapper | None", *arguments: object) -> bool:
-    if sender is None or isinstance(arguments[0], Wrapper):  # QObject.connect(sender, ...)
-        sender, arguments = arguments[0], arguments[1:]
-    if len(arguments) not in (2, 3):
-        raise ValueError("connect takes a signal and a callable, or a signal, a receiver and a slot")
-    text = known_signal(sender, arguments[0])
-    if text is None:
-        return False
-    if len(arguments) == 2:
-        if not callable(arguments[1]):
-            raise ValueError(f"connect({text}): {arguments[1]!r} can not be called")
-        return join(sender, text, arguments[1])
-    receiver, slot = arguments[1], normalised(arguments[2])
-    name, wanted = slot.split("(")[0], [kind for kind, _ in signature("void " + slot)[1]]
-    found = find(type(receiver)._api, name)
-    declared = [signature(s if found[0] == "method" else "void " + s)[1] for s in found[1]] if found else []
-    if not any([k for k, _ in d][: len(wanted)] == wanted and all(o for _, o in d[len(wanted) :]) for d in declared):
-        print(f"slot {slot} does not exist on {type(receiver)._api}", file=sys.stderr)
-        trap(f"slot {slot} does not exist on {type(receiver)._api}: connect() returns False and nothing is connected")
-        return False
-    count, reference = len(wanted), weakref.ref(receiver._alive(ValueError))
-
-    def call(*values: object) -> None:
-        target = wrap(reference())
-        member = getattr(target, name)
-        (member.emit if isinstance(member, Signal) else member)(*values[:count])
-
-    return join(sender, text, call)
-
-
-def _disconnect(sender: "Wrapper | None", *arguments: object) -> bool:
-    if sender is None or isinstance(arguments[0], Wrapper):
-        sender, arguments = arguments[0], arguments[1:]
-    text = known_signal(sender, arguments[0])
-    return text is not None and part(sender, text, *arguments[1:2])
-
-
-def _find_children(wrapper: "Wrapper", kind: object, name: object = "", *, first: bool = False) -> object:
-    if not (isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, Wrapper))):
-        raise ValueError("findChildren takes a class or a class name")
-    wanted = kind if isinstance(kind, str) else kind._api
-    children = wrapper._alive(ValueError).findChildren(QtCore.QObject)
-    matching = [c for c in children if wanted in {k.__name__ for k in type(c).__mro__} or c.inherits(wanted)]
-    if isinstance(name, Wrapper):
-        matching = [c for c in matching if name._o.match(c.objectName()).hasMatch()]
-    elif name:
-        matching = [c for c in matching if c.objectName() == name]
-    return (wrap(matching[0]) if matching else None) if first else tuple(wrap(c) for c in matching)
-
-
-def _single_shot(_timer: object, msec: object, receiver: object, member: str | None = None) -> None:
-    if member is None and not callable(receiver):
-        raise ValueError("singleShot takes milliseconds and a callable")
-    timer = QtCore.QTimer(QtCore.QCoreApplication.instance())
-    timer.setSingleShot(True)
-    wrapped = wrap(timer)
-    join(wrapped, "timeout()", timer.deleteLater)
-    _connect(wrapped, "timeout()", receiver, *([] if member is None else [member]))
-    timer.start(int(msec))
-
-
-def _file_dialog(name: str):
-    """PySide answers (path, filter); PythonQt the path alone."""
-
-    def ask(_dialog: object, *arguments: object) -> object:
-        converted, *_ = choose(API["QFileDialog"]["methods"][name], arguments, "QFileDialog", name)
-        return wrap(getattr(QtWidgets.QFileDialog, name)(*converted)[0])
-
-    return ask
-
-
-def _delete(wrapper: "Wrapper") -> None:
-    shiboken6.delete(wrapper._alive(ValueError))
-
-
-SPECIAL |= {
-    "QObject.connect": _connect,
-    "QObject.disconnect": _disconnect,
-    "QObject.findChildren": _find_children,
-    "QObject.findChild": lambda w, *a: _find_children(w, *a, first=True),
-    "QObject.property": lambda w, name: wrap(w._alive(ValueError).property(name)),
-    "QObject.setProperty": lambda w, name, value: w._alive(ValueError).setProperty(name, unwrap(value)),
-    "QTimer.singleShot": _single_shot,
-    "QByteArray.data": lambda w: bytes(w._o.data()),
-    **{f"QFileDialog.{n}": _file_dialog(n) for n in ("getOpenFileName", "getOpenFileNames", "getSaveFileName")},
-    "QApplication.exec": lambda *_: QtWidgets.QApplication.exec(),
-    "PythonQtInstanceWrapper.delete": _delete,
-    "PythonQtInstanceWrapper.className": lambda w: w._api,
-    "PythonQtInstanceWrapper.inherits": lambda w, name: name in chain(w._api),
-    "PythonQtInstanceWrapper.help": lambda w: print(w._api),
-}
 
 
 def module(name: str, doc: str) -> types.ModuleType:

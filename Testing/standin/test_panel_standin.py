@@ -14,43 +14,24 @@ import pytest
 from system_packages import skip_without_standin
 
 ROOT = Path(__file__).resolve().parents[2]
-QT_FILES = [ROOT / "ASCONDenoise/ASCONDenoise.py", *sorted((ROOT / "ASCONDenoise/ASCONDenoiseLib/panel").glob("*.py"))]
+QT_FILES = [ROOT / "ASCONDenoise/ASCONDenoise.py", *sorted((ROOT / "ASCONDenoise/ASCONDenoiseLib/panel").rglob("*.py"))]
 
 skip_without_standin()
 
-WITHOUT_MAIN_WINDOW = """
-import sys
-sys.path[:0] = [{testing!r}, {testing!r} + "/panel"]
-import standin
+CHILDREN = Path(__file__).with_name("children")
+MODULE_FILE = ROOT / "ASCONDenoise" / "ASCONDenoise.py"
 
-standin.install()
-import slicer
 
-slicer.app._o._layout = None
-slicer.util.mainWindow = lambda: None
-assert slicer.app.layoutManager() is None
-standin.load_module({module!r})
-slicer.modules.ascondenoise.widgetRepresentation()
-import test_panel
-
-test_panel.setUpModule()
-panel = slicer.modules.ASCONDenoiseWidget
-volume = test_panel.makeVolume("CT", test_panel.someVoxels(3))
-panel._parameterNode.inputVolume = volume
-panel.ui.denoiseButton.click()
-panel.logic.wait()
-print(panel.ui.statusLabel.text)
-panel.ui.compareButton.click()
-print(panel.ui.statusLabel.text)
-panel.cleanup()
-test_panel.tearDownModule()
-print("torch" in sys.modules, standin.UNCAUGHT)
-"""
+def run_child(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program of CHILDREN, which sees Testing and the panel's tests."""
+    paths = [str(ROOT / "Testing"), str(ROOT / "Testing" / "panel")]
+    command = [sys.executable, str(CHILDREN / name), str(MODULE_FILE), *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
 def test_without_main_window_and_without_torch_in_slicers_process():
-    code = WITHOUT_MAIN_WINDOW.format(testing=str(ROOT / "Testing"), module=str(QT_FILES[0]))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = run_child("without_main_window.py")
     assert done.returncode == 0, done.stderr
     denoised, compared, last = done.stdout.splitlines()[-3:]
     assert denoised.startswith("Done: ") and denoised.endswith(" s, strength 75\N{NO-BREAK SPACE}%")
@@ -58,41 +39,9 @@ def test_without_main_window_and_without_torch_in_slicers_process():
     assert last == "False []"
 
 
-ENDS = """
-import os, sys, time
-sys.path[:0] = [{testing!r}, {testing!r} + "/panel"]
-import standin
-
-standin.install()
-import slicer
-
-standin.load_module({module!r})
-layouts = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
-assert all(map(layouts.IsLayoutDescription, range(7460, 7464))), "a scene saved with them would show nothing"
-slicer.modules.ascondenoise.widgetRepresentation()
-import test_panel
-
-test_panel.setUpModule()
-panel = slicer.modules.ASCONDenoiseWidget
-panel._parameterNode.inputVolume = test_panel.makeVolume("CT", test_panel.someVoxels(200))
-panel._parameterNode.anatomy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-panel.ui.denoiseButton.click()
-while "slice" not in panel.ui.progressBar.format:
-    slicer.app.processEvents()
-print(panel.logic.tasks.worker.pid, *(path for path in os.scandir(slicer.app.temporaryPath) if "ASCON" in path.name))
-sys.stdout.flush()
-if {how!r} == "killed":
-    os._exit(1)
-slicer.app.aboutToQuit.emit()
-assert not standin.UNCAUGHT, standin.UNCAUGHT
-print(*(path.name for path in os.scandir(slicer.app.temporaryPath) if "ASCON" in path.name), "left")
-"""
-
-
 @pytest.mark.parametrize("how", ["quits", "killed"])
 def test_no_process_is_left_when_slicer(how):
-    code = ENDS.format(testing=str(ROOT / "Testing"), module=str(QT_FILES[0]), how=how)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = run_child("ends_while_denoising.py", how)
     lines = done.stdout.splitlines()
     pid, folder = int(lines[0].split()[0]), lines[0].split(maxsplit=1)[1]
     assert "ASCON" in folder
