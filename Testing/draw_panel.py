@@ -12,16 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "Testing"), str(ROOT / "ASCONDenoise")]
-
-import standin  # noqa: E402
+import standin
 
 standin.install()
 
 import slicer  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
+ROOT = Path(__file__).resolve().parent.parent
 CAPTION = "Drawn by the tests' stand-in for 3D Slicer: not a screenshot of Slicer."
 SLICES = 5
 

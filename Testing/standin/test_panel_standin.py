@@ -101,7 +101,7 @@ def test_the_fields_of_forms_grow_in_every_style():
 
 @pytest.mark.slow
 def test_all_but_the_network_is_quick_for_300_slices_and_never_holds_the_main_thread():
-    """The benchmark's bounds, where the worker copies: 1 s warm, 3 s and torch's import cold, 0.2 s at a time."""
+    """The bounds of the benchmark, with a network of a few weights: 1 s warm, cold 3 s and torch, 0.2 s at a time."""
     script = ROOT / "Testing" / "benchmarks" / "bench_panel.py"
     command = [sys.executable, str(script), "--without-network", "--slices", "300"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
