@@ -1,77 +1,77 @@
-"""Python packages that Slicer lacks: asked for at the first click, installed by Slicer and the extension PyTorch."""
+"""Python packages that Slicer lacks: asked for at a click, installed by Slicer and the extension PyTorch."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import sys
+from collections.abc import Sequence
+from typing import TextIO
 
 import slicer
 import slicer.packaging
 from slicer.i18n import tr as _
 
+from ASCONDenoiseLib.errors import Failure
 from ASCONDenoiseLib.messages import installation_failure
 
 PACKAGES = ["safetensors>=0.4.3", "scikit-image>=0.22"]
-"""What else the worker needs (numpy, scipy, pydicom) comes with Slicer."""
+"""What the worker needs besides torch and what comes with Slicer (numpy, scipy, pydicom)."""
 
 ANATOMY_PACKAGES = ["scikit-learn>=1.3", "threadpoolctl>=3.1"]
-"""For the section Anatomy besides."""
+"""What the section Anatomy needs besides."""
 
 TORCH = ">=2.2"
 
 
 def torchInstalled() -> bool:
-    """Read from the packages' metadata: Slicer's own process does not import torch."""
+    """Whether torch is there, by the packages' metadata: Slicer's own process does not import it."""
     return _installed(f"torch{TORCH}")
 
 
-def _installed(requirements) -> bool:
-    """pip_check, which raises whatever comes for a package that was removed halfway: that has no version any more."""
+def _installed(requirements: str | list[str]) -> bool:
+    """As pip_check, which raises TypeError and others where a package was removed halfway and has no version."""
     try:
         return slicer.packaging.pip_check(requirements)
     except Exception:
         return False
 
 
-def ensurePackages(more=()) -> bool:
-    """Asks to install what is missing of PACKAGES, `more` and torch; whether something was.
+def ensurePackages(more: Sequence[str] = ()) -> bool:
+    """Asks to install what is missing of PACKAGES, `more` and torch; returns whether something was installed.
 
-    As Slicer's own pip_ensure, it installs nothing in testing mode. Raises RuntimeError, a sentence, where that fails.
+    As Slicer's own pip_ensure, it installs nothing in testing mode. Raises Failure where something stays missing.
     """
     packages = [*PACKAGES, *more]
     if torchInstalled() and _installed(packages):
         return False
-    said = io.StringIO()  # pip's words go to the console only
+    printed = io.StringIO()  # pip's words go to the console only
     try:
-        with contextlib.redirect_stdout(_Tee(sys.stdout, said)):
+        with contextlib.redirect_stdout(_Tee(sys.stdout, printed)):
             slicer.packaging.pip_ensure(packages, requester="ASCON Denoise")
             if not torchInstalled():
                 _installTorch()
     except ModuleNotFoundError as error:
         if error.name != "PyTorchUtils":
-            raise RuntimeError(installation_failure(f"restart: {error}", _)) from None
-        raise RuntimeError(
+            raise Failure(installation_failure(f"restart: {error}", _)) from None
+        raise Failure(
             _(
                 "ASCON needs PyTorch. Install the extension PyTorch with Slicer's Extensions Manager, restart Slicer, "
                 "then click again."
             )
         ) from None
     except Exception as error:
-        raise RuntimeError(installation_failure(f"{said.getvalue()}\n{error}", _)) from None
+        raise Failure(installation_failure(f"{printed.getvalue()}\n{error}", _)) from None
     missing = [package for package in [*packages, f"torch{TORCH}"] if not _installed(package)]
     if missing:
-        raise RuntimeError(
-            _("These Python packages are missing: {names}. Click again to install them.").format(
-                names=", ".join(missing)
-            )
-        )
+        text = _("These Python packages are missing: {names}. Click again to install them.")
+        raise Failure(text.format(names=", ".join(missing)))
     return True
 
 
 def _installTorch() -> None:
     """By the PyTorch extension, which knows what fits the computer's GPU. It imports torch, once, when it is done."""
-    import PyTorchUtils
+    import PyTorchUtils  # type: ignore[import-not-found]
 
     if slicer.app.testingEnabled():
         return
@@ -83,7 +83,7 @@ def _installTorch() -> None:
 class _Tee(io.TextIOBase):
     """A stream that writes to two."""
 
-    def __init__(self, *streams):
+    def __init__(self, *streams: TextIO):
         self._streams = streams
 
     def write(self, text: str) -> int:

@@ -1,4 +1,4 @@
-"""The panel's section Anatomy: the table of the clusters, how they are shown, and the plot that is linked to the views.
+"""The section Anatomy: finds clusters, and shows their table, their display and a plot that is linked to the slices.
 
 A point that is selected in the plot moves the crosshair and all slice views to its place; the place of the crosshair,
 which follows the mouse while Shift is held, marks the nearest point in the plot.
@@ -6,32 +6,51 @@ which follows the mouse while Shift is held, marks the nearest point in the plot
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import slicer
 import vtk
+from slicer import vtkMRMLSegmentationNode as Segmentation
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 from vtk.util import numpy_support
 
-from ASCONDenoiseLib import messages as wording
-from ASCONDenoiseLib.panel.sections.compare import isOurs
-from ASCONDenoiseLib.panel.sections.numbers import fillTable
+from ASCONDenoiseLib import messages
+from ASCONDenoiseLib.panel.installation import ANATOMY_PACKAGES
+from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic
+from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
+from ASCONDenoiseLib.panel.sections.compare import isCompareLayout
+from ASCONDenoiseLib.panel.table_widget import fillTable
+from ASCONDenoiseLib.panel.task_button import TaskButton
 from ASCONDenoiseLib.scene import anatomy_nodes
 
-SELECTED = "dataSelected(vtkStringArray*,vtkCollection*)"
+DATA_SELECTED = "dataSelected(vtkStringArray*,vtkCollection*)"
 
 
 class AnatomySection(VTKObservationMixin):
-    """What the panel shows of one segmentation node; all of it is read from the nodes."""
+    """Finds the anatomy and shows one segmentation node; all that it shows is read from the nodes.
 
-    def __init__(self, ui):
+    Attributes:
+        task: the button that finds the anatomy.
+        segmentation: what the section shows; None for nothing.
+    """
+
+    def __init__(self, ui: Any, logic: ASCONDenoiseLogic, update: Callable[[], None]):
         VTKObservationMixin.__init__(self)
         self.ui = ui
-        self.segmentation = None
-        self._layoutBefore = None  # the plot
-        self._views = []  # plot views whose selection is heard
-        self._crosshair = None  # its node, while the plot is on
-        self._crosshairHidden = False  # whether it was before
-        self._place = None  # where the crosshair was when it was last looked at
+        self._logic = logic
+        self._choices: Any = None
+        self.task = TaskButton(
+            "anatomy", logic, (ui.anatomyButton, ui.anatomyProgressBar, ui.anatomyStatusLabel), update
+        )
+        self.segmentation: Segmentation | None = None
+        self._layoutBefore: int | None = None  # the plot was shown
+        self._views: list = []  # plot views whose selection is followed
+        self._crosshair: Any = None  # while the plot is on
+        self._crosshairWasHidden = False  # before the plot was on
+        self._place: tuple[float, float, float] | None = None  # of the crosshair, when it was last looked at
+        ui.anatomyButton.clicked.connect(self.onAnatomyButton)
         ui.plotButton.clicked.connect(self.onPlotButton)
         ui.anatomyOpacitySlider.valueChanged.connect(lambda _percent: self._applyDisplay())
         ui.anatomyOutlinesCheckBox.toggled.connect(lambda _on: self._applyDisplay())
@@ -42,8 +61,33 @@ class AnatomySection(VTKObservationMixin):
         self.segmentation = None
         self.removeObservers()
 
-    def show(self, segmentation) -> None:
-        """Shows what the nodes of an anatomy hold; None: nothing."""
+    def update(self, choices: ASCONDenoiseParameterNode | None) -> None:
+        """Follows the user's choices; None while there is no scene."""
+        self._choices = choices
+        self._show(choices.anatomy if choices is not None else None)
+        if choices is None:
+            self.ui.anatomyButton.enabled = False
+            return
+        purpose = _("Cluster the voxels of the LDCT volume by what the model sees in them.")
+        obstacle = self._logic.obstacle(choices.inputVolume, model=choices.model)
+        self.task.update(_("Find the anatomy"), purpose, obstacle)
+        self.ui.anatomyProgressBar.visible = self._logic.tasks.busy("anatomy")
+
+    def onAnatomyButton(self) -> None:
+        def start() -> str:
+            choices = self._choices
+            volume = choices.inputVolume
+            self._logic.findAnatomy(volume, choices.anatomy, choices.model, choices.device, choices.clusters)
+            return _("Looking at {name}...").format(name=volume.GetName())
+
+        self.task.startOrCancel(start, ANATOMY_PACKAGES)
+
+    def onFound(self) -> None:
+        """Shows the result, which may be the node that it was before."""
+        self.refresh()
+        self.task.say(_("Done. Names are suggestions, from the HU of most of a cluster's voxels."))
+
+    def _show(self, segmentation: Segmentation | None) -> None:
         if segmentation is self.segmentation:
             return
         wasOn = bool(self._views)
@@ -58,11 +102,11 @@ class AnatomySection(VTKObservationMixin):
         self.onLayoutChanged()
 
     def refresh(self) -> None:
-        """The nodes hold something else."""
+        """Shows what the nodes hold now."""
         ui, segmentation, there = self.ui, self.segmentation, self.segmentation is not None
         rows = anatomy_nodes.cluster_table(segmentation) if there else []
         fillTable(ui.anatomyTable, rows, anatomy_nodes.cluster_colors(segmentation) if rows else None)
-        ui.anatomyLabel.text = wording.separation(anatomy_nodes.separation(segmentation), _) if there else ""
+        ui.anatomyLabel.text = messages.separation(anatomy_nodes.separation(segmentation), _) if there else ""
         ui.anatomyLabel.visible = there
         for widget in (ui.anatomyOpacitySlider, ui.anatomyOutlinesCheckBox, ui.plotButton):
             widget.enabled = there
@@ -82,7 +126,7 @@ class AnatomySection(VTKObservationMixin):
         self.onLayoutChanged()
 
     def onLayoutChanged(self) -> None:
-        """The plot may come and go with Slicer's own buttons, with the compare views, with a scene."""
+        """Follows the plot, which comes and goes with Slicer's own buttons, the compare views and scenes too."""
         on = self._plotIsOn()
         self.ui.plotButton.checked = on
         if on and not self._views:
@@ -99,9 +143,9 @@ class AnatomySection(VTKObservationMixin):
         else:
             if not _hasPlot(manager.layout):
                 four = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
-                self._layoutBefore = four if isOurs(manager.layout) else manager.layout
+                self._layoutBefore = four if isCompareLayout(manager.layout) else manager.layout
             slicer.modules.plots.logic().ShowChartInLayout(chart)
-            for view in self._plotViewNodes():  # a drag selects: the views have nothing else to be linked with
+            for view in self._plotViewNodes():  # a drag selects points, which is what the link needs
                 view.SetInteractionMode(slicer.vtkMRMLPlotViewNode.InteractionModeSelectPoints)
 
     def _leavePlot(self) -> None:
@@ -125,12 +169,12 @@ class AnatomySection(VTKObservationMixin):
         manager = slicer.app.layoutManager()
         self._views = [manager.plotWidget(i).plotView() for i in range(manager.plotViewCount)]
         for view in self._views:
-            view.connect(SELECTED, self.onDataSelected)
+            view.connect(DATA_SELECTED, self.onDataSelected)
         self._crosshair = crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         if crosshair is not None:
             self._place = crosshair.GetCrosshairRAS()
-            self._crosshairHidden = crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair
-            if self._crosshairHidden:
+            self._crosshairWasHidden = crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair
+            if self._crosshairWasHidden:
                 crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
             self.addObserver(crosshair, vtk.vtkCommand.ModifiedEvent, self.onCrosshairModified)
         self.ui.pointLabel.text = _(
@@ -143,16 +187,16 @@ class AnatomySection(VTKObservationMixin):
             self.ui.pointLabel.text = ""
         for view in self._views:
             if view:
-                view.disconnect(SELECTED, self.onDataSelected)
+                view.disconnect(DATA_SELECTED, self.onDataSelected)
         self._views = []
         if self._crosshair is not None:
             self.removeObserver(self._crosshair, vtk.vtkCommand.ModifiedEvent, self.onCrosshairModified)
-            if self._crosshairHidden:
+            if self._crosshairWasHidden:
                 self._crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.NoCrosshair)
             self._crosshair = None
 
-    def onDataSelected(self, seriesIds, selections) -> None:
-        """Of a plot view: the series with selected points, and which those are."""
+    def onDataSelected(self, seriesIds: vtk.vtkStringArray, selections: vtk.vtkCollection) -> None:
+        """Gets the series of a plot view with selected points, and which points those are."""
         ids = [seriesIds.GetValue(i) for i in range(seriesIds.GetNumberOfValues())]
         rows = [numpy_support.vtk_to_numpy(selections.GetItemAsObject(i)) for i in range(len(ids))]
         point = anatomy_nodes.selected_point(self.segmentation, ids, rows) if self.segmentation is not None else None
@@ -169,13 +213,13 @@ class AnatomySection(VTKObservationMixin):
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, offset)
         self._mark(point, 0.0)
 
-    def onCrosshairModified(self, caller=None, event=None) -> None:
+    def onCrosshairModified(self, _caller: Any = None, _event: Any = None) -> None:
         place = self._crosshair.GetCrosshairRAS()
         if place == self._place or self.segmentation is None:
             return
         self._place = place
-        if (found := anatomy_nodes.nearest_point(self.segmentation, place)) is not None:
-            self._mark(*found)
+        if (nearest := anatomy_nodes.nearest_point(self.segmentation, place)) is not None:
+            self._mark(*nearest)
 
     def _mark(self, point: int, distanceMm: float) -> None:
         anatomy_nodes.mark_point(self.segmentation, point, _("picked"))

@@ -1,4 +1,4 @@
-"""The section Compare: volumes side by side in linked views, one window for all of them, before and after in one view."""
+"""The section Compare: side by side in linked views, one window for all, before and after in one view."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CompareSection:
         self.ui = ui
         self._logic = logic
         self._say = say
-        self._choices: ASCONDenoiseParameterNode | None = None
+        self._choices: Any = None
         self._views = CompareViews()
         self._flickerTimer = qt.QTimer()
         self._flickerTimer.timeout.connect(self.onFlicker)
@@ -128,7 +128,8 @@ class CompareSection:
     def onDifferenceButton(self) -> None:
         wanted = self.ui.differenceButton.checked
         self._logic.setDifferenceRange(self._choices.differenceRange if wanted else None)
-        if not wanted or self._logic.run.difference is not None:
+        run = self._logic.run
+        if not wanted or run is not None and run.difference is not None:
             self.show()
 
     def onDifferenceRange(self, rangeHu: float) -> None:
@@ -170,7 +171,7 @@ class CompareViews:
         volumes: what the compare views show, by pane; empty while they are off.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.volumes: Mapping[str, Volume] = {}
         self._layoutBefore = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
         self._sharedWindow: display.SharedWindow | None = None

@@ -1,36 +1,44 @@
-"""Tables of the panel that are as high as their rows: the panel scrolls, not the table in it."""
+"""The section Numbers: what was measured of the last result, as a table to copy or to keep in the scene."""
 
 from __future__ import annotations
 
-import qt
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from ASCONDenoiseLib.panel.table_widget import fillTable
+from ASCONDenoiseLib.scene.tables import number_rows, rows_as_text, text_table
 
 
-def fillTable(table, rows: list, colors: list | None = None) -> None:
-    """Shows rows of text, the header first; no table for no rows. `colors`: of each row but the header, 0 to 1."""
-    table.visible = bool(rows)
-    if not rows:
-        return
-    table.setRowCount(len(rows) - 1)
-    table.setColumnCount(len(rows[0]))
-    table.setHorizontalHeaderLabels(list(rows[0]))
-    for r, row in enumerate(rows[1:]):
-        for c, text in enumerate(row):
-            table.setItem(r, c, qt.QTableWidgetItem(text))
-        if colors:
-            table.item(r, 0).setIcon(_patch(colors[r]))
-    table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-    table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
-    qt.QTimer.singleShot(0, lambda: _fit(table))  # when the columns have their widths
+class NumbersSection:
+    """Shows the numbers of one volume, which may be gone by the time that they are exported."""
 
+    def __init__(self, ui: Any, say: Callable[[str], None]):
+        self.ui = ui
+        self._say = say
+        self._rows: Sequence[Sequence[str]] = []
+        self._volumeName = ""
+        ui.copyNumbersButton.clicked.connect(self.onCopyButton)
+        ui.exportNumbersButton.clicked.connect(self.onExportButton)
 
-def _fit(table) -> None:
-    if not table:  # closed in the meantime
-        return
-    table.resizeRowsToContents()
-    table.setFixedHeight(table.verticalHeader().length() + table.horizontalHeader().height + 4)
+    def showMeasured(self, volumeName: str, measured: dict) -> None:
+        """Shows what `operations.measure` returned."""
+        self._volumeName = volumeName
+        self.show(number_rows(measured, _), " ".join(measured["notes"]))
 
+    def show(self, rows: Sequence[Sequence[str]], note: str) -> None:
+        """Shows rows of text, the titles first, and a note below them; no rows: no table."""
+        self._rows = rows
+        fillTable(self.ui.numbersTable, rows)
+        self.ui.numbersLabel.text = note
+        self.ui.exportNumbersButton.enabled = self.ui.copyNumbersButton.enabled = bool(rows)
 
-def _patch(color) -> qt.QIcon:
-    pixmap = qt.QPixmap(14, 14)
-    pixmap.fill(qt.QColor(*(round(255 * value) for value in color)))
-    return qt.QIcon(pixmap)
+    def onCopyButton(self) -> None:
+        slicer.app.clipboard().setText(rows_as_text(self._rows))
+
+    def onExportButton(self) -> None:
+        name = _("{volume} numbers").format(volume=self._volumeName)
+        table = text_table(slicer.mrmlScene, name, self._rows)
+        self._say(_("Made the table {name}.").format(name=table.GetName()))

@@ -1,0 +1,314 @@
+"""What the panel does with volumes, for widgets and scripts alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer import vtkMRMLScalarVolumeNode as Volume
+from slicer import vtkMRMLSegmentationNode as Segmentation
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
+
+from ASCONDenoiseLib.errors import AsconError, Cancelled, InputError
+from ASCONDenoiseLib.models import suitability
+from ASCONDenoiseLib.models.card import load_card
+from ASCONDenoiseLib.models.files import find_model
+from ASCONDenoiseLib.panel import installation
+from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
+from ASCONDenoiseLib.panel.task_queue import OnEnd, OnProgress, Task, Tasks
+from ASCONDenoiseLib.scene import operations
+from ASCONDenoiseLib.scene.display import show_as_difference
+from ASCONDenoiseLib.scene.volumes import instance_uids, spacing_mm, volume_facts
+from ASCONDenoiseLib.scene.voxels import volume_array
+
+BLEND_DELAY_MS = 250
+"""How long the strength slider rests before the whole volume follows; the visible slices follow at once."""
+
+
+class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
+    """Denoises, blends, measures, clusters and saves without blocking. Knows no widget.
+
+    Attributes:
+        tasks: what is under way, and the workers.
+        run: the last result, whose strength can still be changed; None without one.
+        strength: of the next result and the last one, 0 to 1.
+        differenceRange: HU at the ends of the difference's colours; None while no difference is wanted.
+        points: how many points the scatter plot of the anatomy has.
+        installing: whether a click waits for packages to be installed.
+        onProgress: called with a task and an event of the worker.
+        onEnd: called with a task and its result, or None and the error that ended it.
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.tasks = Tasks(lambda task, event: self.onProgress(task, event), self._onTaskEnd)
+        self.run: operations.Run | None = None
+        self.strength = 1.0
+        self.differenceRange: float | None = None
+        self.points = 2000
+        self.installing = False
+        self.onProgress: OnProgress = lambda task, event: None
+        self.onEnd: OnEnd = lambda task, result, error: None
+        self._difference = None  # the node of the last difference; the next run uses it again
+        self._blending: float | None = None  # the strength that is being blended
+        self._blendTimer = qt.QTimer()
+        self._blendTimer.setSingleShot(True)
+        self._blendTimer.timeout.connect(self._settle)
+        scene = slicer.mrmlScene
+        self._observers = [
+            scene.AddObserver(scene.StartCloseEvent, lambda *_args: self.forget(_("The scene was closed."))),
+            scene.AddObserver(scene.NodeRemovedEvent, lambda *_args: self._onNodeRemoved()),
+        ]
+        slicer.app.connect("aboutToQuit()", self.close)
+
+    def getParameterNode(self) -> ASCONDenoiseParameterNode:
+        """The user's choices as the node has them now."""
+        return ASCONDenoiseParameterNode(super().getParameterNode())  # type: ignore[call-arg]
+
+    def close(self) -> None:
+        """Ends the workers and what they do, and removes all files. The logic cannot be used afterwards."""
+        self._blendTimer.stop()
+        self.tasks.close()
+        self._keep(None)
+        for tag in self._observers:
+            slicer.mrmlScene.RemoveObserver(tag)
+        self._observers = []
+        slicer.app.disconnect("aboutToQuit()", self.close)
+
+    def wait(self) -> None:
+        """Turns the event loop until there is nothing left to do: for scripts and tests."""
+        self.tasks.wait()
+        while self._blendTimer.active:
+            slicer.app.processEvents()
+            self.tasks.wait()
+
+    def cancel(self, reason: str) -> None:
+        """Ends what is under way, at the worker's next batch at the latest."""
+        self._blendTimer.stop()
+        self.tasks.cancel(reason)
+
+    def forget(self, reason: str) -> None:
+        """Cancels what is under way and drops the last result's files; nodes stay."""
+        self._keep(None)
+        self._difference = None
+        self.cancel(reason)
+
+    def ensurePackages(self, packages: Sequence[str] = ()) -> None:
+        """Asks to install what is missing, and ends the worker, which would not see it. Raises Failure."""
+        if installation.ensurePackages(packages):
+            self.tasks.worker.stop("")
+
+    def obstacle(
+        self,
+        inputVolume: Volume | None,
+        outputVolume: Volume | None = None,
+        referenceVolume: Volume | None = None,
+        model: str = "",
+    ) -> str:
+        """Says why a volume cannot be denoised.
+
+        Args:
+            inputVolume: the LDCT.
+            outputVolume: the volume that the result would replace; None for a new one.
+            referenceVolume: the NDCT.
+            model: name of a model; "" for the default model.
+
+        Returns:
+            A sentence; "" where the volume can be denoised.
+        """
+        if inputVolume is None:
+            return _("Choose the LDCT volume first.")
+        if outputVolume is not None and outputVolume in (inputVolume, referenceVolume):
+            return _("The output would replace {name}. Choose another, or none.").format(name=outputVolume.GetName())
+        try:
+            volume_array(inputVolume)
+        except InputError as error:
+            return str(error)
+        try:
+            find_model(model or None)
+        except InputError as error:
+            lost = _('The model "{name}" is not on this computer. Choose another, or import it.')
+            return lost.format(name=model) if model else str(error)
+        return ""
+
+    def warnings(self, inputVolume: Volume, model: str = "") -> list[str]:
+        """Says in sentences why a volume may not suit a model. It can be denoised all the same."""
+        try:
+            voxels = suitability.sample(volume_array(inputVolume))
+            card = load_card(find_model(model or None))
+        except InputError:  # `obstacle` says it
+            return []
+        database = openDatabase()
+        known = volume_facts(inputVolume, database.instanceValue if database else None)
+        return suitability.warnings(voxels, spacing_mm(inputVolume), known, card, _)
+
+    def denoise(
+        self,
+        inputVolume: Volume,
+        outputVolume: Volume | None = None,
+        referenceVolume: Volume | None = None,
+        model: str = "",
+        device: str = "auto",
+    ) -> None:
+        """Starts to denoise a volume; `onEnd` gets an `operations.Run`, which has the `strength` of that time.
+
+        Args:
+            inputVolume: the LDCT, which stays as it is.
+            outputVolume: the volume that the result replaces; None for a new one.
+            referenceVolume: the NDCT, for the numbers.
+            model: name of a model; "" for the default model.
+            device: where the network runs; "auto" leaves the choice to the worker.
+
+        Raises:
+            InputError: there is an `obstacle`.
+        """
+        if reason := self.obstacle(inputVolume, outputVolume, referenceVolume, model):
+            raise InputError(reason)
+        work = operations.denoise(
+            inputVolume,
+            outputVolume,
+            referenceVolume,
+            strength=lambda: self.strength,
+            **self._means(model, device),
+        )
+        self.tasks.start("denoise", work, [inputVolume, outputVolume])
+
+    def findAnatomy(
+        self,
+        inputVolume: Volume,
+        before: Segmentation | None = None,
+        model: str = "",
+        device: str = "auto",
+        clusters: int = 8,
+    ) -> None:
+        """Starts to cluster the voxels of a volume; `onEnd` gets a segmentation node.
+
+        Args:
+            inputVolume: the LDCT.
+            before: the segmentation that the new one replaces, if it is of the same volume.
+            model: name of a model; "" for the default model.
+            device: where the network runs; "auto" leaves the choice to the worker.
+            clusters: how many.
+
+        Raises:
+            InputError: there is an `obstacle`.
+        """
+        if reason := self.obstacle(inputVolume, model=model):
+            raise InputError(reason)
+        work = operations.anatomy(
+            inputVolume, before, clusters=clusters, points=self.points, translate=_, **self._means(model, device)
+        )
+        self.tasks.start("anatomy", work, [inputVolume])
+
+    def _means(self, model: str, device: str) -> dict[str, Any]:
+        database = openDatabase()
+        return {
+            "model": str(find_model(model or None)),
+            "device": device,
+            "file_for_instance": database.fileForInstance if database else None,
+            "parent": slicer.app.temporaryPath,
+        }
+
+    def setStrength(self, strength: float) -> None:
+        """Sets the strength (0 to 1) of the next result and the last one: visible slices at once, the others soon."""
+        self.strength = strength
+        if self.run is not None and not self.tasks.busy("denoise"):
+            operations.blend_shown(self.run, strength, slicer.util.getNodesByClass("vtkMRMLSliceNode"))
+            self._blendTimer.start(BLEND_DELAY_MS)
+
+    def setDifferenceRange(self, rangeHu: float | None) -> None:
+        """Shows denoised less LDCT in colours from -range to +range HU; None when it is not wanted any more.
+
+        `onEnd` gets the node where it has to be computed first.
+        """
+        self.differenceRange = rangeHu
+        if self.run is not None and self.run.difference is not None and rangeHu is not None:
+            show_as_difference(self.run.difference, rangeHu)
+        self._settle()
+
+    def saveDicom(self, inputVolume: Volume, outputVolume: Volume, folder: str | Path) -> None:
+        """Starts to write a DICOM series that is derived from the LDCT's; `onEnd` gets the worker's answer.
+
+        Args:
+            inputVolume: the LDCT, whose files the DICOM database knows.
+            outputVolume: the denoised volume.
+            folder: a new one.
+        """
+        sources = [slicer.dicomDatabase.fileForInstance(uid) for uid in instance_uids(inputVolume)]
+        work = operations.save_dicom(outputVolume, sources, str(folder), parent=slicer.app.temporaryPath)
+        self.tasks.start("save", work, [outputVolume])
+
+    def makeSample(self, normalDose: Volume | None = None) -> list[Volume]:
+        """Simulates a quarter of the dose of a CT or, for None, of a phantom; turns the event loop meanwhile.
+
+        Returns the nodes LDCT and NDCT.
+        """
+        ended: list[tuple[Any, Exception | None]] = []
+        self.onEnd = lambda task, result, error: ended.append((result, error))
+        names = _("ASCON low-dose abdomen"), _("ASCON normal-dose abdomen")
+        work = operations.sample(slicer.mrmlScene, normalDose, names, parent=slicer.app.temporaryPath)
+        self.tasks.start("sample", work, [normalDose])
+        self.wait()
+        (result, error), *_rest = ended
+        if error is not None:
+            raise error
+        return result
+
+    def _settle(self) -> None:
+        """Starts what the last result lacks: its strength, else its difference, else its numbers."""
+        run, tasks = self.run, self.tasks
+        if run is None or self._blendTimer.active or tasks.busy("denoise", "anatomy", "save", "sample"):
+            return
+        if tasks.busy("blend") and self._blending == self.strength:
+            return
+        if run.strength != self.strength:
+            self._blending = self.strength
+            tasks.start("blend", operations.blend_all(run, self.strength), run.nodes())
+        elif self.differenceRange is not None and run.difference is None and not tasks.busy("blend", "difference"):
+            tasks.start("difference", operations.difference(run, self.differenceRange, self._difference), run.nodes())
+        elif run.measured != run.strength and not tasks.busy():
+            tasks.start("measure", operations.measure(run), run.nodes())
+
+    def _onTaskEnd(self, task: Task, result: Any, error: Exception | None) -> None:
+        if error is None and task.kind == "denoise":
+            self._keep(result)
+        elif error is None and task.kind == "difference":
+            self._difference = result
+        elif error is not None and not isinstance(error, Cancelled):
+            traceback = None if isinstance(error, AsconError) else error
+            logging.error("ASCON: %s failed: %s", task.kind, error, exc_info=traceback)
+            if task.kind == "measure" and self.run is not None:
+                self.run.measured = self.run.strength  # do not try again
+            elif task.kind in ("blend", "difference"):
+                self._keep(None)
+        self.onEnd(task, result, error)
+        self._settle()
+
+    def _onNodeRemoved(self) -> None:
+        def gone(nodes: Sequence) -> list[str]:
+            return [node.GetName() for node in nodes if not slicer.mrmlScene.IsNodePresent(node)]
+
+        if self.run is not None and gone(self.run.nodes()):
+            self._keep(None)
+        if self.run is not None and self.run.difference is not None and gone([self.run.difference]):
+            self.run.difference = None
+        task = self.tasks.current
+        if task is not None and not task.cancelling and (names := gone(task.nodes)):
+            self.cancel(_("{name} was removed from the scene.").format(name=names[0]))
+
+    def _keep(self, run: operations.Run | None) -> None:
+        """Makes a run the last result, and removes the files of the one before."""
+        if self.run is not None:
+            self.run.remove_files()
+        self.run = run
+
+
+def openDatabase() -> Any:
+    """Slicer's DICOM database; None where there is none, or where it is not open."""
+    database = getattr(slicer, "dicomDatabase", None)
+    return database if database is not None and database.isOpen else None

@@ -1,0 +1,37 @@
+"""The user's choices, which Slicer saves with the scene."""
+
+from typing import Annotated
+
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+
+@parameterNodeWrapper
+class ASCONDenoiseParameterNode:
+    """The user's choices; the .ui file names the widgets that show and change them.
+
+    Attributes:
+        inputVolume: LDCT.
+        referenceVolume: NDCT.
+        outputVolume: the denoised volume.
+        anatomy: the clusters that were found last.
+        model: name of a model; "" for the default model.
+        device: where the network runs; "auto" leaves the choice to the worker.
+        strength: percent.
+        differenceRange: HU at the ends of the difference's colours.
+        clusters: how many the anatomy is divided into.
+        anatomyOpacity: percent.
+        anatomyOutlines: whether the clusters have outlines.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    referenceVolume: vtkMRMLScalarVolumeNode
+    outputVolume: vtkMRMLScalarVolumeNode
+    anatomy: vtkMRMLSegmentationNode
+    model: str = ""
+    device: str = "auto"
+    strength: Annotated[float, WithinRange(0, 100)] = 75
+    differenceRange: Annotated[float, WithinRange(5, 200)] = 50
+    clusters: Annotated[int, WithinRange(2, 12)] = 8
+    anatomyOpacity: Annotated[float, WithinRange(0, 100)] = 40
+    anatomyOutlines: bool = False

@@ -1,0 +1,69 @@
+"""The button that saves the result as a DICOM series derived from the LDCT's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic, openDatabase
+from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
+from ASCONDenoiseLib.scene import operations
+from ASCONDenoiseLib.scene.volumes import instance_uids
+
+
+class ExportSection:
+    """Saves as DICOM, and offers to import what was saved into Slicer's database."""
+
+    def __init__(self, ui: Any, logic: ASCONDenoiseLogic, say: Callable[[str], None], update: Callable[[], None]):
+        self.ui = ui
+        self._logic = logic
+        self._say = say
+        self._updatePanel = update
+        self._choices: Any = None
+        ui.saveDicomButton.clicked.connect(self.onSaveDicomButton)
+
+    def update(self, choices: ASCONDenoiseParameterNode | None) -> None:
+        """Follows the user's choices; None while there is no scene."""
+        self._choices = choices
+        if choices is not None:
+            obstacle = self._obstacle(choices)
+            self.ui.saveDicomButton.enabled = not obstacle
+            purpose = _("Write the denoised volume as a derived DICOM series.")
+            self.ui.saveDicomButton.toolTip = obstacle or purpose
+
+    def _obstacle(self, choices: ASCONDenoiseParameterNode) -> str:
+        if choices.inputVolume is None or choices.outputVolume is None:
+            return _("Denoise a volume first.")
+        if not instance_uids(choices.inputVolume) or openDatabase() is None:
+            return _("The LDCT was not loaded from the DICOM database, so there is no series to derive one from.")
+        busy = self._logic.tasks.busy("denoise", "anatomy", "blend", "save")
+        return _("Wait until the work is done.") if busy else ""
+
+    def onSaveDicomButton(self) -> None:
+        parent = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder for the new DICOM series"))
+        if parent:
+            self.saveDicom(parent)
+
+    def saveDicom(self, parent: str) -> None:
+        """Writes the series into a new folder of `parent`."""
+        ldct, denoised = self._choices.inputVolume, self._choices.outputVolume
+        self._logic.saveDicom(ldct, denoised, operations.new_folder(parent, denoised.GetName()))
+        self._updatePanel()
+
+    def onSaved(self, result: dict) -> None:
+        """Says where the series is; asks about the import when the worker's answer has been dealt with."""
+        folder, count = result["folder"], result["files"]
+        self._say(_("{count} DICOM files were written to {folder}.").format(count=count, folder=folder))
+        qt.QTimer.singleShot(0, lambda: _offerToImport(folder, count))
+
+
+def _offerToImport(folder: str, count: int) -> None:
+    question = _("{count} DICOM files were written to\n{folder}\n\nImport them into Slicer's DICOM database?")
+    if slicer.util.confirmYesNoDisplay(question.format(count=count, folder=folder)):
+        from DICOMLib import DICOMUtils  # type: ignore[import-not-found]
+
+        DICOMUtils.importDicom(folder)
