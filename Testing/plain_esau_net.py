@@ -10,7 +10,8 @@ import copy
 import torch
 from torch.nn import functional as F
 
-from ASCONDenoiseLib.models.networks.esau_net import ChannelAttention, ESAUBlock, ESAUNet
+from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention
+from ASCONDenoiseLib.models.networks.esau_net import ESAUBlock, ESAUNet
 
 
 class PlainAttention(ChannelAttention):

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "ASCONDenoise"), str(ROOT / "Testing")]
+sys.path.insert(0, str(ROOT / "Testing"))
 
 WAYS = {"plain": "plain network", "fp32": "ours, fp32", "auto": "ours, as chosen"}
 RMS_HU, MAX_HU, PSNR_DB = 0.5, 5.0, 0.01
@@ -42,8 +42,7 @@ class Way:
 
     def __init__(self, name: str, args: argparse.Namespace, isa: str | None):
         environment = os.environ | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
-        if name == "plain":
-            environment["THP_MEM_ALLOC_ENABLE"] = "0"  # torch's default; ours asks for large pages
+        environment["THP_MEM_ALLOC_ENABLE"] = str(int(name != "plain"))  # large pages, which torch does not ask for
         command = [sys.executable, __file__, "--child", name, "--device", args.device, "--started", str(time.time())]
         command += ["--threads", str(args.threads)] if args.threads else []
         command += ["--model", args.model] if args.model else []
@@ -298,16 +297,16 @@ def roofline(args: argparse.Namespace) -> None:
 
     import torch
 
-    from ASCONDenoiseLib.models import inference
+    from ASCONDenoiseLib.models import devices, mixed_precision
     from ASCONDenoiseLib.models.files import find_model, load_network
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = inference.pick_device(args.device)
+    device = devices.pick_device(args.device)
     network, _ = load_network(find_model(args.model))
     rates, copy_rate = measured_rates(device)
-    dtype = inference.mixed_dtype(device)
-    layers = count_layers(network.mixed(dtype) if dtype else copy.deepcopy(network), 512)
+    dtype = mixed_precision.mixed_dtype(device)
+    layers = count_layers(mixed_precision.mixed_copy(network, dtype) if dtype else copy.deepcopy(network), 512)
     shown = ", ".join(f"{name} {rate / 1e12:.2f} TFLOP/s" for name, rate in rates.items())
     print(f"\nRoofline of 512x512 at rates measured here: {shown}, copy {copy_rate / 1e9:.1f} GB/s")
     print(f"  {'layers':26} number    GFLOP       GB  least ms  (bound by operations, by bytes)")

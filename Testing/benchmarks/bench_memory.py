@@ -16,7 +16,6 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 BOUND_MB = 2500
 SIDE = 512
@@ -30,10 +29,10 @@ def peak_mb() -> float:
 
 def measure(slices: int, slices_run: int, batch: int | None) -> dict[str, float]:
     """Peak in MB after each stage, and seconds per slice."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ASCONDenoise"))
     import numpy as np
 
-    from ASCONDenoiseLib.models.inference import Cancelled, denoise
+    from ASCONDenoiseLib.errors import Cancelled
+    from ASCONDenoiseLib.models.inference import denoise
     from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
 
     peaks = {"imports": peak_mb()}

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 BOUND = 4.0
 WAYS = {
@@ -87,7 +86,7 @@ def naive_attention(network):
     """The same ESAU-Net, whose attention normalises q and k in memory and has A v, then the projection."""
     from torch.nn import functional as F
 
-    from ASCONDenoiseLib.models.networks.esau_net import ChannelAttention
+    from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention
 
     class Naive(ChannelAttention):
         def forward(self, x):
@@ -105,7 +104,6 @@ def naive_attention(network):
 
 def measure(part: str, way: str, device: str, batch: int, side: int, steps: int) -> dict:
     """Seconds per step (the fastest of `steps`), peak memory in MB and the losses of the first step."""
-    sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in ("ASCONDenoise", "ASCONTraining")]
     import torch
 
     from ASCONTrainingLib.config.presets import PRESETS

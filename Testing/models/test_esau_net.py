@@ -10,8 +10,9 @@ import torch
 from plain_esau_net import plain
 from torch.utils.flop_counter import FlopCounterMode
 
-from ASCONDenoiseLib.models.networks import esau_net
-from ASCONDenoiseLib.models.networks.esau_net import ChannelAttention, ESAUBlock, ESAUNet
+from ASCONDenoiseLib.models.networks import channel_attention
+from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention
+from ASCONDenoiseLib.models.networks.esau_net import ESAUBlock, ESAUNet
 
 
 @pytest.fixture(scope="module")
@@ -169,41 +170,19 @@ def test_network_equals_the_plain_network_in_fp32(a_network, layout, height, wid
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 21, 5), (2, 16, 9), (1, 9, 13), (1, 8, 3)])
 def test_strips_of_rows_change_nothing(monkeypatch, layout, batch, height, width):
     """8 rows at a time, the last of them a rest; with gradients the image is taken whole."""
-    monkeypatch.setattr(esau_net, "STRIP_VALUES", 1)
+    monkeypatch.setattr(channel_attention, "STRIP_VALUES", 1)
     torch.manual_seed(height)
     attention = ChannelAttention(8, 2).double().to(memory_format=layout)
     torch.nn.init.uniform_(attention.temperature, 0.5, 20)
     x = torch.randn(batch, 8, height, width, dtype=torch.float64).contiguous(memory_format=layout)
     whole = attention(x).detach()
     strips = []
-    strip = esau_net._strip
-    monkeypatch.setattr(esau_net, "_strip", lambda *args: strips.append(args[1:3]) or strip(*args))
+    strip = channel_attention._strip
+    monkeypatch.setattr(channel_attention, "_strip", lambda *args: strips.append(args[1:3]) or strip(*args))
     with torch.inference_mode():
         found = attention(x)
     assert strips == [(first, 8) for first in range(0, height, 8)] * 2  # q and k, then v
     torch.testing.assert_close(found, whole, atol=1e-12, rtol=1e-12)
-
-
-def test_a_mixed_copy_keeps_the_image_path_in_fp32(a_network):
-    before = {name: w.clone() for name, w in a_network.state_dict().items()}
-    mixed = a_network.mixed(torch.bfloat16)
-    precise = {name for name, w in mixed.state_dict().items() if w.dtype == torch.float32}
-    rest = {name.split(".", 1)[1] for name in precise if name.count(".") > 1}
-    assert {name.removesuffix(".weight") for name in precise} >= set(esau_net.PRECISE_LAYERS)
-    assert rest == {"attention.temperature", "attention.project.weight", "identity.weight"}
-    assert len([name for name in precise if "identity" in name]) == 2
-    for name, w in a_network.state_dict().items():
-        assert w.dtype == torch.float32 and torch.equal(w, before[name])
-    x = torch.rand(1, 1, 16, 24)
-    seen = []
-    mixed.dec3.attention.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
-    mixed.dec2.attention.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
-    with torch.inference_mode():
-        features = mixed.features(x)
-        assert mixed.last(features).dtype == features.dtype == torch.float32
-        assert seen == [torch.bfloat16, torch.float32]
-        exact = a_network(x)
-        assert 0 < float((mixed(x) - exact).abs().max()) < 0.01 * float(exact.abs().max())
 
 
 def test_channels_last_stays_channels_last(a_network):

@@ -12,14 +12,14 @@ from scipy import ndimage
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
+from ASCONDenoiseLib.errors import Cancelled, InputError
 from ASCONDenoiseLib.imaging import clustering
-from ASCONDenoiseLib.imaging.clustering import ClusterError, ClusterSettings
+from ASCONDenoiseLib.imaging.clustering import ClusterSettings
 from ASCONDenoiseLib.imaging.hounsfield import to_unit
-from ASCONDenoiseLib.models import feature_clusters as anatomy
-from ASCONDenoiseLib.models import inference
+from ASCONDenoiseLib.models import feature_clusters, inference
 from ASCONDenoiseLib.models.feature_clusters import cluster_volume, fit_slices
 from ASCONDenoiseLib.models.files import find_model, load_network
-from ASCONDenoiseLib.models.inference import Cancelled, denoise
+from ASCONDenoiseLib.models.inference import denoise
 from ASCONDenoiseLib.physics import dose, phantoms
 from ASCONDenoiseLib.physics.cylinder import Insert, cylinder
 from ASCONDenoiseLib.physics.phantom_volume import Phantom
@@ -184,7 +184,7 @@ def test_progress_counts_to_the_end(a_body):
     cluster_volume(
         a_body[0], Nearest(), FEW, spacing_mm=SPACING_MM, progress=lambda done, total: seen.append((done, total))
     )
-    total = 4 + 9 + anatomy.EMBEDDING_STEPS
+    total = 4 + 9 + feature_clusters.EMBEDDING_STEPS
     assert seen == [(done, total) for done in [*range(1, 14), total]]
 
 
@@ -204,7 +204,7 @@ def test_cancel_is_heard_in_every_part(a_body, monkeypatch, after):
 
 
 def test_volumes_that_cannot_be_clustered(a_body):
-    with pytest.raises(ClusterError, match="shows a body"):
+    with pytest.raises(InputError, match="shows a body"):
         cluster_volume(np.full((3, 20, 20), -1000, np.int16), Nearest(), FEW, spacing_mm=SPACING_MM)
 
     class Blind(nn.Module):

@@ -156,7 +156,7 @@ def test_a_scope_may_leave_out_what_is_not_known(a_model, text, scope):
 )
 def test_training_writes_what_its_scans_tell(sources, dose, doses, scope):
     from ASCONTrainingLib.config.settings import TrainConfig
-    from ASCONTrainingLib.data.training_set import Index, PreparedVolume
+    from ASCONTrainingLib.data.set_index import Index, PreparedVolume
     from ASCONTrainingLib.trainer.trainer import _scope
 
     scans = [(f"{n}", "train", (0.7, 0.7, n), dose, source) for n, source in enumerate(sources, 1)]

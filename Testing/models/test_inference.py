@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
-import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from model_fixtures import PointNetwork, a_noisy_volume, adds, cuda_error
 from torch import nn
 
+from ASCONDenoiseLib.errors import Cancelled, Failure
 from ASCONDenoiseLib.imaging.output_rule import blend
 from ASCONDenoiseLib.models import inference
-from ASCONDenoiseLib.models.files import find_model, load_network
-from ASCONDenoiseLib.models.inference import Cancelled, InferenceError, denoise, pick_device
+from ASCONDenoiseLib.models.inference import denoise
 from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
 
 ODD_SHAPES = [(1, 1, 1), (2, 7, 5), (3, 13, 9), (1, 1, 20), (2, 3, 17), (1, 16, 24)]
-
-
-class PointNetwork(nn.Module):
-    """Applies a function to each voxel, and writes down what came in."""
-
-    SIDE_MULTIPLE = 8
-
-    def __init__(self, function=lambda x: x):
-        super().__init__()
-        self.function = function
-        self.batches: list[int] = []
-        self.inputs: list[torch.Tensor] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert x.dtype == torch.float32 and x.shape[1] == 1 and x.shape[2] % 8 == x.shape[3] % 8 == 0
-        assert not torch.is_grad_enabled() and not self.training
-        self.batches.append(len(x))
-        self.inputs.append(x.clone())
-        return self.function(x)
-
-
-def adds(hu: float) -> PointNetwork:
-    return PointNetwork(lambda x: x + hu / 3000)
-
-
-def a_noisy_volume(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
-    """Soft tissue with air, padding, bone and metal in it."""
-    rng = np.random.default_rng(seed)
-    volume = rng.normal(40, 20, shape)
-    rare = rng.choice([-3024, -2000, -1024, -1023, -1010, -1000, 1500, 1999, 2000, 3071], shape)
-    volume = np.where(rng.random(shape) < 0.3, rare, volume)
-    if np.dtype(dtype).kind == "u":
-        volume = volume.clip(0)
-    return (np.rint(volume) if np.dtype(dtype).kind in "iu" else volume).astype(dtype)
 
 
 # ---- HU are sacred
@@ -330,10 +291,6 @@ def test_cancel_is_asked_before_each_batch():
     assert out[:, 0, 0].tolist() == [1, 1, 1, 1, 99]
 
 
-def cuda_error() -> Exception:
-    return torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
 MEMORY_ERRORS = [
     cuda_error,
     lambda: RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB, other allocations: 1 GB)."),
@@ -394,7 +351,7 @@ def test_too_little_memory_for_one_slice_is_an_error():
     def function(x: torch.Tensor) -> torch.Tensor:
         raise MemoryError
 
-    with pytest.raises(InferenceError, match="not enough memory to denoise one slice of 6 x 4 pixels"):
+    with pytest.raises(Failure, match="not enough memory to denoise one slice of 6 x 4 pixels"):
         denoise(np.zeros((2, 6, 4), np.int16), PointNetwork(function), batch=2)
 
 
@@ -412,7 +369,7 @@ def test_output_that_is_not_finite_is_an_error(value):
         x[1, 0, 3, 3] = value
         return x
 
-    with pytest.raises(InferenceError, match="slice 2 is not finite"):
+    with pytest.raises(Failure, match="slice 2 is not finite"):
         denoise(np.zeros((2, 4, 4), np.int16), PointNetwork(function), batch=2)
 
 
@@ -459,62 +416,6 @@ def test_one_ahead_hands_on_the_error_after_the_batches_before_it():
         seen.extend(inference._one_ahead(batches()))
     seen.extend(inference._one_ahead(iter([(1,), (2,)])))
     assert seen == [(0,), (1,), (2,)]
-
-
-# ---- devices
-
-
-def test_auto_without_a_gpu_is_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert pick_device() == pick_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("cuda", "No CUDA GPU can be used"),
-        ("cuda:1", "No CUDA GPU can be used"),
-        ("mps", "no Apple GPU"),
-        ("gpu", 'no device called "gpu"'),
-        ("meta", 'no device called "meta"'),
-        ("cuda:x", 'no device called "cuda:x"'),
-        ("", 'no device called ""'),
-    ],
-)
-def test_a_device_that_is_not_there_is_refused(monkeypatch, name, reason):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=reason):
-        denoise(np.zeros((1, 4, 4), np.int16), PointNetwork(), device=name)
-
-
-def test_a_gpu_that_fails_its_trial_is_refused_and_auto_passes_it_by(monkeypatch, caplog):
-    def fail(*_, **__):
-        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nand much more")
-
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch, "ones", fail)
-    with pytest.raises(ValueError, match=r'"cuda:1" does not work with this torch \(.*no kernel image.*device\)'):
-        pick_device("cuda:1")
-    with pytest.raises(ValueError, match="cuda:0 to cuda:1"):
-        pick_device("cuda:2")
-    assert pick_device("auto") == torch.device("cpu")
-    assert "no kernel image" in caplog.text
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_a_gpu_agrees_with_the_cpu():
-    torch.manual_seed(0)
-    network = ESAUNet()
-    volume = a_noisy_volume((5, 60, 68), "float32")
-    on_cpu = denoise(volume, network, device="cpu", precision="fp32")
-    on_gpu = denoise(volume, network, device="cuda", precision="fp32")
-    assert on_gpu.device.startswith("cuda:0 ")
-    np.testing.assert_allclose(on_gpu.voxels, on_cpu.voxels, atol=0.05)
 
 
 # ---- bad input
@@ -592,176 +493,6 @@ def test_features_are_the_networks_own_for_each_slice(batch, strength):
 def test_a_network_without_features_is_named():
     with pytest.raises(ValueError, match="PointNetwork has no features"):
         denoise(np.zeros((1, 4, 4), np.int16), PointNetwork(), see_features=lambda *_: None)
-
-
-# ---- precision
-
-
-class Rounding(PointNetwork):
-    """A network whose mixed copy is off by a constant, or by one pixel."""
-
-    def __init__(self, off_hu: float, pixels: int | None = None):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(3))
-        self.off_hu, self.pixels, self.copies = off_hu, pixels, 0
-
-    def mixed(self, dtype):
-        assert dtype == torch.bfloat16
-        self.copies += 1
-        off = torch.zeros(96 * 96)
-        off_hu, off[: self.pixels] = self.off_hu, self.off_hu / 3000
-        return PointNetwork(lambda x: x + (off.view(96, 96) if x.shape[-1] == 96 else off_hu / 3000))
-
-
-@pytest.fixture
-def with_bf16(monkeypatch):
-    monkeypatch.setattr(inference, "mixed_dtype", lambda device: torch.bfloat16)
-
-
-@pytest.mark.parametrize(
-    ("off_hu", "pixels", "faithful"),
-    [(0.45, None, True), (0.55, None, False), (4.9, 80, True), (5.2, 1, False), (math.nan, 1, False)],
-)
-def test_bf16_is_chosen_where_it_is_faithful(with_bf16, off_hu, pixels, faithful):
-    volume = np.full((2, 8, 8), 40, np.float32)
-    network = Rounding(off_hu, pixels)
-    result = denoise(volume, network)
-    assert network.copies == 1  # chosen once
-    assert result.precision == (inference.MIXED if faithful else "fp32")
-    assert len(result.notes) == (not faithful) and all("bf16 would change" in note for note in result.notes)
-    np.testing.assert_allclose(result.voxels, 40 + off_hu if faithful else 40, atol=1e-3)
-
-
-@pytest.mark.parametrize(("off_hu", "faithful"), [(0.1, True), (1, False)])
-def test_a_warm_network_is_tried_once_until_its_weights_change(with_bf16, off_hu, faithful):
-    volume = np.full((1, 8, 8), 40, np.float32)
-    network = Rounding(off_hu)
-    results = [denoise(volume, network) for _ in range(3)]
-    assert network.copies == 1
-    assert {result.precision for result in results} == {inference.MIXED if faithful else "fp32"}
-    assert {len(result.notes) for result in results} == {int(not faithful)}  # each result says it
-    torch.optim.SGD([network.weight], lr=1).step()  # without a gradient: nothing changes
-    denoise(volume, network)
-    assert network.copies == 1
-    network.weight.sum().backward()
-    torch.optim.AdamW([network.weight]).step()
-    denoise(volume, network)
-    denoise(volume, network)
-    assert network.copies == 2
-    network.load_state_dict({"weight": torch.ones(3)})
-    denoise(volume, network)
-    assert network.copies == 3
-    gone = weakref.ref(network)
-    del network
-    gc.collect()
-    assert gone() is None  # the memory of the trial keeps no network alive
-
-
-def test_another_device_has_another_trial_and_both_precisions_are_told(monkeypatch):
-    """fp32 is a part of the name of the mixed precision; both must be there. "meta" stands for a GPU."""
-
-    class OnGPU(PointNetwork):
-        def mixed(self, dtype):
-            def fail(x):
-                raise cuda_error()
-
-            return PointNetwork(fail)
-
-    monkeypatch.setattr(inference, "pick_device", lambda name: torch.device("meta"))
-    monkeypatch.setattr(inference, "mixed_dtype", lambda device: torch.bfloat16 if device.type == "meta" else None)
-    trial = inference._Trial((torch.device("meta"), []), OnGPU().mixed(None), 0.1)
-    network = OnGPU()
-    monkeypatch.setitem(inference._trials, network, trial)
-    result = denoise(np.full((2, 8, 8), 40, np.int16), network)
-    assert result.device == "meta, then cpu"
-    assert result.precision == f"{inference.MIXED}, then fp32"
-    np.testing.assert_array_equal(result.voxels, 40)
-
-
-def test_the_precision_asked_for_is_used(with_bf16):
-    volume = np.full((1, 8, 8), 40, np.float32)
-    network = Rounding(100)
-    assert denoise(volume, network, precision="fp32").precision == "fp32" and network.copies == 0
-    asked = denoise(volume, network, precision="bf16")  # not checked
-    assert asked.precision == inference.MIXED and asked.voxels.mean() == pytest.approx(140, abs=1e-3)
-    assert denoise(volume, PointNetwork()).precision == "fp32"  # it has no bf16 form
-    with pytest.raises(ValueError, match="PointNetwork has no bf16 form"):
-        denoise(volume, PointNetwork(), precision="bf16")
-    with pytest.raises(ValueError, match='no precision "fp16". Choose auto, fp32, bf16'):
-        denoise(volume, network, precision="fp16")
-
-
-@pytest.mark.parametrize(
-    ("flags", "isa", "expected"),
-    [
-        ((True, False), None, torch.bfloat16),
-        ((False, True), None, torch.bfloat16),
-        ((False, False), None, None),
-        ((None, None), None, None),  # an older torch cannot say
-        ((True, True), "AVX2", None),
-        ((True, True), "avx512_core", None),
-        ((True, True), "AVX512_CORE_BF16", torch.bfloat16),
-        ((True, True), "ALL", torch.bfloat16),
-    ],
-)
-def test_bf16_on_a_cpu_needs_its_instructions(monkeypatch, flags, isa, expected):
-    for name, flag in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), flags, strict=True):
-        if flag is None:
-            monkeypatch.delattr(torch.cpu, name, raising=False)
-        else:
-            monkeypatch.setattr(torch.cpu, name, lambda flag=flag: flag, raising=False)
-    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
-        monkeypatch.delenv(variable, raising=False)
-    if isa:
-        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert inference.mixed_dtype(torch.device("cpu")) == expected
-
-
-@pytest.mark.parametrize(
-    ("capability", "expected"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
-)
-def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert inference.mixed_dtype(torch.device("cuda", 0)) == expected
-    assert inference.mixed_dtype(torch.device("mps")) is None
-
-
-def test_bf16_of_the_models_that_comes_with_it_is_within_its_bounds():
-    """The emulation of bf16 on a CPU without it gives the same rounding."""
-    network, _ = load_network(find_model(None))
-    y, x = np.mgrid[:144, :136] - 70.0
-    volume = np.where(np.hypot(x, y) < 60, 40.0, -1000.0) + np.where(np.hypot(x + 20, y) < 15, 760, 0)
-    volume = (volume + np.random.default_rng(1).normal(0, 25, (2, *volume.shape))).astype(np.float32)
-    exact = denoise(volume, network, precision="fp32", device="cpu").voxels
-    fast = denoise(volume, network, precision="bf16", device="cpu").voxels
-    difference = fast - exact
-    assert 0 < np.sqrt((difference**2).mean()) < 0.5 and abs(difference).max() < 5
-    assert abs(difference.mean()) < 0.1
-    assert next(network.parameters()).dtype == torch.float32  # the network itself is as before
-
-
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-
-
-@pytest.mark.skipif(
-    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(), reason="no large pages on request here"
-)
-@pytest.mark.parametrize(("wish", "large"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
-def test_tensors_lie_on_large_pages_once_a_model_is_loaded(wish, large):
-    """In the worker's order: torch, the model, then inference. Who sets the variable has the last word."""
-    script = """
-import torch
-from ASCONDenoiseLib.models.files import find_model, load_network
-load_network(find_model(None))
-from ASCONDenoiseLib.models import inference
-x = torch.ones(32 * 2**20)
-print([line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")][0])
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"} | wish
-    environment["PYTHONPATH"] = str(Path(inference.__file__).parents[2])
-    found = subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, check=True)
-    assert (int(found.stdout) > 100 * 1024) == large  # KiB; the tensor has 128 MiB
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])

@@ -118,8 +118,7 @@ class ModelCard:
         try:
             card = from_json(cls, values)
             if not card.sha256:  # has a default, but only for cards that are not written yet
-                problem = "wrong" if "sha256" in values else "missing"
-                raise FieldError(problem, "sha256", card.sha256, DIGITS["wanted"])
+                raise FieldError("wrong" if "sha256" in values else "missing", "sha256", "", DIGITS["wanted"])
         except FieldError as error:
             raise InputError(f"{source} {_described(error)}") from None
         return card

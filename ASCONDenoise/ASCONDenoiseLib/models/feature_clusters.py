@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ASCONDenoiseLib.errors import Cancelled, InputError
 from ASCONDenoiseLib.imaging.clustering import (
     COLOURS,
     READINGS_HU,
@@ -39,15 +40,23 @@ FIT_VOXELS = 60_000
 EMBEDDING_STEPS = 4
 """Slices that t-SNE counts as in the progress."""
 
+SeeFeatures = Callable[[int, np.ndarray, np.ndarray], None]
+"""Gets a slice's number, features (C, H, W) and denoised HU, as `inference.denoise` has them."""
+
 
 @dataclass(frozen=True)
 class Cluster:
-    """What one cluster holds."""
+    """What one cluster holds.
+
+    Attributes:
+        label: In the label map, from 1 on in the order of the mean HU before denoising.
+        reading: Suggested: what most of its voxels are by their denoised HU. Nobody has looked.
+        colour: Red, green and blue, 0 to 255.
+        noise_removed_hu: Standard deviation of input less output: what denoising (at strength 1) took away here.
+    """
 
     label: int
-    """In the label map, from 1 on in the order of the mean HU before denoising."""
     reading: str
-    """Suggested: what most of its voxels are by their denoised HU. Nobody has looked."""
     colour: tuple[int, int, int]
     voxels: int
     volume_ml: float
@@ -56,36 +65,41 @@ class Cluster:
     mean_after_hu: float
     sd_after_hu: float
     noise_removed_hu: float
-    """Standard deviation of input less output: what denoising (at strength 1) took away here."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """A seeded sample of body voxels, spread evenly over the volume, and where t-SNE puts them."""
+    """A seeded sample of body voxels, spread evenly over the volume, and where t-SNE puts them.
+
+    Attributes:
+        ijk: (N, 3) column, row and slice; sorted by slice.
+        labels: (N,) uint8
+        hu: (N,) before denoising
+        xy: (N, 2) float32, place in the scatter plot
+    """
 
     ijk: np.ndarray
-    """(N, 3) column, row and slice; sorted by slice."""
     labels: np.ndarray
-    """(N,) uint8"""
     hu: np.ndarray
-    """(N,) before denoising"""
     xy: np.ndarray
-    """(N, 2) float32, place in the scatter plot"""
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Clusters of one volume by one network."""
+    """Clusters of one volume by one network.
+
+    Attributes:
+        labels: (S, H, W) uint8: 0 background, 1, 2, ... the clusters
+        separation: Of the points, by all features; None where there is one cluster only.
+        fit_slices: How many slices K-means was fitted on.
+    """
 
     labels: np.ndarray
-    """(S, H, W) uint8: 0 background, 1, 2, ... the clusters"""
     clusters: tuple[Cluster, ...]
     points: Points
     separation: Separation | None
-    """Of the points, by all features; None where there is one cluster only."""
     settings: ClusterSettings
     fit_slices: int
-    """How many slices K-means was fitted on."""
     device: str
     precision: str
     seconds: float
@@ -117,10 +131,10 @@ def cluster_volume(
         denoised_hu: (S, H, W) array of the input's dtype that receives the denoised volume, strength 1.
 
     Raises:
-        ClusterError: the volume shows no body, or fewer voxels of it than clusters.
-        ValueError, InferenceError, Cancelled: as `inference.denoise`.
+        InputError: the volume shows no body, or fewer voxels of it than clusters.
+        InputError, Failure, Cancelled: as `inference.denoise`.
     """
-    from ASCONDenoiseLib.models.inference import Cancelled, denoise
+    from ASCONDenoiseLib.models.inference import denoise
 
     settings = settings or ClusterSettings()
     started = time.monotonic()
@@ -128,7 +142,7 @@ def cluster_volume(
     chosen = fit_slices(len(voxels_hu))
     in_all = len(chosen) + len(voxels_hu) + EMBEDDING_STEPS
 
-    def run(slices_hu: np.ndarray, done_before: int, see_features: Callable, out: np.ndarray | None = None) -> Result:
+    def run(slices_hu: np.ndarray, done_before: int, see: SeeFeatures, out: np.ndarray | None = None) -> Result:
         def step(done: int, _: int) -> None:
             if progress is not None:
                 progress(done_before + done, in_all)
@@ -142,7 +156,7 @@ def cluster_volume(
             padding_hu=padding_hu,
             progress=step,
             cancelled=cancelled,
-            see_features=see_features,
+            see_features=see,
             out=out,
         )
 
@@ -162,10 +176,7 @@ def cluster_volume(
     order = _renumber(labels, sums)
     ijk, features = points.ijk(), points.features()
     at = tuple(ijk.T[::-1])
-    try:
-        xy = embedding(features, settings.seed, cancelled)
-    except InterruptedError:
-        raise Cancelled("Cancelled during the embedding.") from None
+    xy = embedding(features, settings.seed, cancelled)
     if progress is not None:
         progress(in_all, in_all)
     return Anatomy(
@@ -185,7 +196,7 @@ def cluster_volume(
 def fit_slices(total: int) -> list[int]:
     """The slices that K-means is fitted on: a quarter of all, 4 at least and FIT_SLICES at most, evenly spaced."""
     count = min(total, max(4, min(FIT_SLICES, total // 4)))
-    return np.linspace(0, total - 1, count).round().astype(int).tolist()
+    return [int(k) for k in np.linspace(0, total - 1, count).round()]
 
 
 def _bodies(
@@ -195,11 +206,9 @@ def _bodies(
     cancelled: Callable[[], bool] | None,
 ) -> np.ndarray:
     """(S, H, W) uint8, in `labels` where given: 1 in the body, 0 outside."""
-    from ASCONDenoiseLib.models.inference import Cancelled
-
     labels = np.empty(voxels_hu.shape, np.uint8) if labels is None else labels
     if labels.shape != voxels_hu.shape or labels.dtype != np.uint8:
-        raise ValueError(f"Labels are uint8 and of the volume's shape {voxels_hu.shape}; got {labels.shape}.")
+        raise InputError(f"Labels are uint8 and of the volume's shape {voxels_hu.shape}; got {labels.shape}.")
     for k, slice_hu in enumerate(voxels_hu):
         if cancelled is not None and cancelled():
             raise Cancelled("Cancelled while looking for the body.")
@@ -266,7 +275,8 @@ class _Sums:
     def order(self) -> list[int]:
         """Clusters that hold voxels, from 0, by their mean HU before denoising."""
         held = np.flatnonzero(self.voxels)
-        return held[np.argsort(self.moments[0, 0, held] / self.voxels[held], kind="stable")].tolist()
+        means = self.moments[0, 0, held] / self.voxels[held]
+        return [int(cluster) for cluster in held[np.argsort(means, kind="stable")]]
 
     def cluster(self, index: int, label: int, spacing_mm: tuple[float, float, float]) -> Cluster:
         """The row of the cluster that was number `index`, from 0, and is `label` now."""
@@ -274,13 +284,16 @@ class _Sums:
         means = self.moments[:, 0, index] / n
         sds = np.sqrt(np.maximum(self.moments[:, 1, index] / n - means**2, 0))
         return Cluster(
-            label,
-            suggested_reading(self.readings[index]),
-            COLOURS[label - 1],
-            n,
-            n * math.prod(spacing_mm) / 1000,
-            *(float(value) for pair in zip(means[:2], sds[:2], strict=True) for value in pair),
-            float(sds[2]),
+            label=label,
+            reading=suggested_reading(self.readings[index]),
+            colour=COLOURS[label - 1],
+            voxels=n,
+            volume_ml=n * math.prod(spacing_mm) / 1000,
+            mean_before_hu=float(means[0]),
+            sd_before_hu=float(sds[0]),
+            mean_after_hu=float(means[1]),
+            sd_after_hu=float(sds[1]),
+            noise_removed_hu=float(sds[2]),
         )
 
 

@@ -15,7 +15,7 @@ FEATURES = 32
 """Channels of each predictor before its last layer."""
 
 
-class DoubleConv(nn.Sequential):
+class NormalizedDoubleConv(nn.Sequential):
     """Twice a 3x3 convolution, batch normalisation and ReLU: (B, channels_in, H, W) -> (B, channels_out, H, W)."""
 
     def __init__(self, channels_in: int, channels_between: int, channels_out: int):
@@ -32,16 +32,16 @@ class DoubleConv(nn.Sequential):
 class Predictor(nn.Module):
     """The U-Net of both predictors, up to its features before the last layer."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.down1 = DoubleConv(1, 64, 64)
-        self.down2 = DoubleConv(64, 128, 128)
-        self.down3 = DoubleConv(128, 256, 256)
-        self.down4 = DoubleConv(256, 512, 512)
-        self.bottom = DoubleConv(512, 1024, 512)
-        self.up4 = DoubleConv(1024, 512, 256)
-        self.up3 = DoubleConv(512, 256, 128)
-        self.up2 = DoubleConv(256, 128, 64)
+        self.down1 = NormalizedDoubleConv(1, 64, 64)
+        self.down2 = NormalizedDoubleConv(64, 128, 128)
+        self.down3 = NormalizedDoubleConv(128, 256, 256)
+        self.down4 = NormalizedDoubleConv(256, 512, 512)
+        self.bottom = NormalizedDoubleConv(512, 1024, 512)
+        self.up4 = NormalizedDoubleConv(1024, 512, 256)
+        self.up3 = NormalizedDoubleConv(512, 256, 128)
+        self.up2 = NormalizedDoubleConv(256, 128, 64)
         self.up1 = nn.Conv2d(128, FEATURES, 3, padding=1)  # neither normalised nor rectified
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,7 +50,7 @@ class Predictor(nn.Module):
         d2 = self.down2(F.max_pool2d(d1, 2))
         d3 = self.down3(F.max_pool2d(d2, 2))
         d4 = self.down4(F.max_pool2d(d3, 2))
-        y = self.bottom(F.max_pool2d(d4, 2))  # (B, 512, H/16, W/16)
+        y: torch.Tensor = self.bottom(F.max_pool2d(d4, 2))  # (B, 512, H/16, W/16)
         for skip, up in ((d4, self.up4), (d3, self.up3), (d2, self.up2), (d1, self.up1)):
             y = up(torch.cat((_double(y), skip), 1))
         return y
@@ -66,7 +66,7 @@ class CNCLUNet(nn.Module):
 
     SIDE_MULTIPLE = 16
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.content = Predictor()
         self.noise = Predictor()
@@ -74,7 +74,7 @@ class CNCLUNet(nn.Module):
         self.noise_last = nn.Conv2d(FEATURES, 1, 3, padding=1)
         self.fusion = nn.Conv2d(2, 1, 1)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d) and layer.bias is not None:
                 nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), INITIAL_SD)
                 nn.init.zeros_(layer.bias)
         nn.init.constant_(self.fusion.weight, 0.5)
@@ -90,7 +90,7 @@ class CNCLUNet(nn.Module):
 
     def complements(self, features: torch.Tensor) -> torch.Tensor:
         """`features` (B, 65, H, W) -> (B, 2, H, W): the fused content and the predicted noise."""
-        content, noise, x = features.split((FEATURES, FEATURES, 1), 1)
+        content, noise, x = torch.split(features, [FEATURES, FEATURES, 1], 1)
         content, noise = self.content_last(content), self.noise_last(noise)
         return torch.cat((self.fusion(torch.cat((content, x - noise), 1)), noise), 1)
 

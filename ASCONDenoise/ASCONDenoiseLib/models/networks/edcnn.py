@@ -23,6 +23,8 @@ SOBEL = (
 class TrainableSobel(nn.Module):
     """Fixed Sobel kernels, the four directions in turn, each times a learned factor, plus a bias."""
 
+    kernels: torch.Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         kernels = torch.tensor(SOBEL, dtype=torch.float32)[:, None]  # (4, 1, 3, 3)
@@ -45,7 +47,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels_in, H, W) -> (B, channels_out, H, W), without an activation after the 3x3."""
-        return self.conv(F.leaky_relu(self.point(x), LEAKY_SLOPE))
+        y: torch.Tensor = self.conv(F.leaky_relu(self.point(x), LEAKY_SLOPE))
+        return y
 
 
 class EDCNN(nn.Module):

@@ -32,8 +32,9 @@ class REDCNN(nn.Module):
         self.deconv4 = nn.ConvTranspose2d(c, c, KERNEL)
         self.deconv5 = nn.ConvTranspose2d(c, 1, KERNEL)
         for layer in self.children():
-            nn.init.normal_(layer.weight, 0.0, INITIAL_SD)
-            nn.init.zeros_(layer.bias)
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is not None:
+                nn.init.normal_(layer.weight, 0.0, INITIAL_SD)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range -> the denoised image, the same shape."""

@@ -34,7 +34,8 @@ class Up(nn.Module):
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) and the skip (B, C/2, 2H, 2W) -> (B, C/2, 2H, 2W)"""
-        return self.conv(torch.cat((skip, self.up(x)), 1))
+        y: torch.Tensor = self.conv(torch.cat((skip, self.up(x)), 1))
+        return y
 
 
 class UNet(nn.Module):
@@ -60,7 +61,7 @@ class UNet(nn.Module):
         self.up1 = Up(2 * w)
         self.last = nn.Conv2d(w, 1, 1)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is not None:
                 nn.init.kaiming_normal_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
@@ -77,10 +78,12 @@ class UNet(nn.Module):
         d2 = self.down2(F.max_pool2d(d1, 2))
         d3 = self.down3(F.max_pool2d(d2, 2))
         d4 = self.down4(F.max_pool2d(d3, 2))
-        y = self.bottom(F.max_pool2d(d4, 2))  # (B, 16 width, H/16, W/16)
+        y: torch.Tensor = self.bottom(F.max_pool2d(d4, 2))  # (B, 16 width, H/16, W/16)
         y = self.up3(self.up4(y, d4), d3)
-        return self.up1(self.up2(y, d2), d1)
+        y = self.up1(self.up2(y, d2), d1)
+        return y
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range -> the denoised image, the same shape."""
-        return self.last(self.features(x))
+        y: torch.Tensor = self.last(self.features(x))
+        return y

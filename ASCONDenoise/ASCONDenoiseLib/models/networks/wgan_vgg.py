@@ -23,17 +23,20 @@ class WGANVGGGenerator(nn.Module):
         for k in range(7):
             layers += [nn.Conv2d(channels if k else 1, channels, 3, padding=1, bias=False), nn.ReLU(inplace=True)]
         self.hidden = nn.Sequential(*layers)
-        self.last = nn.Sequential(nn.Conv2d(channels, 1, 3, padding=1, bias=False), nn.ReLU())
+        last = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
+        self.last = nn.Sequential(last, nn.ReLU())
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
         with torch.no_grad():
-            self.last[0].weight.abs_()
+            last.weight.abs_()
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range -> (B, 32, H, W), the features before the last layer."""
-        return self.hidden(x)
+        features: torch.Tensor = self.hidden(x)
+        return features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range -> the denoised image, the same shape; 0 and more."""
-        return self.last(self.features(x))
+        y: torch.Tensor = self.last(self.features(x))
+        return y
