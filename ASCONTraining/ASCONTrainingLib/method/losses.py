@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 
 import torch
 from torch.nn import functional as F
@@ -13,11 +15,16 @@ SSIM_K1, SSIM_K2 = 0.01, 0.03
 MEAN_SIDE = 16
 """Pixels, side of the regions whose mean is compared."""
 RESPONSE_SIDE = 64
-"""Pixels, side of the regions whose answer to lesions is looked at: about one lesion each."""
+"""Pixels, side of the regions in which the response to lesions is measured: about one lesion each."""
 EDGE_SIDE = 3
 """Pixels, side of the local mean that a lesion's edge is the difference from."""
 VISIBLE_SNR = 5.0
-"""Lesions that a matched filter sees with this SNR count half in `response_loss`, fainter ones less."""
+"""Of a matched filter: lesions of this SNR count half in `response_loss`, fainter ones less."""
+
+
+def total_loss(losses: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum of one loss or more."""
+    return functools.reduce(torch.add, losses)
 
 
 def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -49,7 +56,7 @@ def _mirrored(x: torch.Tensor, border: int, dim: int) -> torch.Tensor:
 
 
 def local_mean_loss(denoised: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the means of 16x16 pixels (what is left over at the borders does not count): a scalar.
+    """Mean squared error of the means of 16x16 pixels, without what is left over at the borders: a scalar.
 
     Not in the paper. Noise all but vanishes in such a mean, so a regional shift of a few HU, which the MSE of single
     pixels does not notice, counts here.
@@ -60,11 +67,15 @@ def local_mean_loss(denoised: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
 def response_loss(gained: torch.Tensor, added: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """How much of the contrast and of the sharpness of lesions a denoiser loses: a scalar, 0 for one that loses none.
 
-    gained: what the output gained when `added` was added to the input; noise: of that input; (B, 1, H, W) each.
-    Not in the paper. An error of the image is least when faint contrasts shrink towards what surrounds them; this asks
-    for the contrast itself. In each region of 64x64 pixels, (1 - k)^2 with k = <w, gained> / <w, added>, once with the
-    lesion as w and once with its edge, the lesion less its local mean. How noise beside the lesion is treated does not
+    Not in the paper. The error of an image is smallest when faint contrasts shrink towards their surroundings; this
+    loss measures the contrast itself. In each region of 64x64 pixels it is (1 - k)^2 with k = <w, gained> / <w, added>,
+    once with the lesion as w and once with its edge, the lesion less its local mean. Noise beside the lesion does not
     count: with the error of every pixel, denoisers stop adapting to what they see, and widen edges.
+
+    Args:
+        gained: (B, 1, H, W), by how much the output changed when `added` was added to the input.
+        added: (B, 1, H, W), the lesions.
+        noise: (B, 1, H, W), of that input.
     """
     edge = added - F.avg_pool2d(added, EDGE_SIDE, stride=1, padding=EDGE_SIDE // 2, count_include_pad=False)
     return _lost(gained, added, added, noise) + _lost(gained, added, edge, noise)
@@ -73,17 +84,17 @@ def response_loss(gained: torch.Tensor, added: torch.Tensor, noise: torch.Tensor
 def _lost(gained: torch.Tensor, added: torch.Tensor, shape: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Mean of (1 - k)^2 with w = `shape`. Regions count by their visibility, snr^2 / (snr^2 + VISIBLE_SNR^2).
 
-    What noise hides must not be asked for, or noise of that shape would be kept as well. SNR is that of the matched
+    A loss on what noise hides would make the denoiser keep noise of that shape as well. SNR is that of the matched
     filter w in white noise.
     """
     sides = tuple(min(RESPONSE_SIDE, side) for side in added.shape[-2:])
-    found, wanted, energy, variance = (
+    measured, full, energy, variance = (
         F.avg_pool2d(x, sides) for x in (shape * gained, shape * added, shape.square(), noise.square())
     )
-    there = wanted > 1e-15
-    kept = torch.where(there, found, 1.0) / torch.where(there, wanted, 1.0)
-    snr = math.prod(sides) * wanted.square() / (energy * variance).clamp(min=1e-24)  # squared
-    return ((1 - kept).square() * torch.where(there, snr / (snr + VISIBLE_SNR**2), 0.0)).mean()
+    visible = full > 1e-15
+    kept = torch.where(visible, measured, 1.0) / torch.where(visible, full, 1.0)
+    snr = math.prod(sides) * full.square() / (energy * variance).clamp(min=1e-24)  # squared
+    return ((1 - kept).square() * torch.where(visible, snr / (snr + VISIBLE_SNR**2), 0.0)).mean()
 
 
 def global_loss(
@@ -91,8 +102,12 @@ def global_loss(
 ) -> torch.Tensor:
     """2 - 2 cos(prediction, projection): the patch-wise non-contrastive loss (eq. 4), a scalar.
 
-    prediction (online), projection (target): (B, N, D); counted: (B, N) bool, None = all queries of all images.
     The paper sums over queries; this is the mean over those that count, or 512 queries would drown the pixel loss.
+
+    Args:
+        prediction: (B, N, D), of the online network.
+        projection: (B, N, D), of the target network.
+        counted: (B, N) bool, which queries count; None: all.
     """
     return _mean(2 - 2 * F.cosine_similarity(prediction, projection, dim=-1), counted)
 
@@ -107,10 +122,15 @@ def local_loss(
 ) -> torch.Tensor:
     """InfoNCE of each query, its positive and its negatives: the pixel-wise contrastive loss (eq. 5), a scalar.
 
-    query (online), positive (target): (B, N, D) of length 1; negatives (target): (B, N, K, D) of length 1;
-    inside: (B, N, K) or (N, K) bool, which negatives there are (fewer at the border of the image);
-    counted: (B, N) bool, None = all queries of all images.
-    The paper sums over queries; this is the mean over those that count, or 512 queries would drown the pixel loss.
+    As in `global_loss` it is the mean over the queries that count.
+
+    Args:
+        query: (B, N, D) of length 1, of the online network.
+        positive: (B, N, D) of length 1, of the target network.
+        negatives: (B, N, K, D) of length 1, of the target network.
+        inside: (B, N, K) or (N, K) bool, which negatives lie in the image.
+        temperature: tau of equation 5.
+        counted: (B, N) bool, which queries count; None: all.
     """
     alike = (query * positive).sum(-1, keepdim=True) / temperature  # (B, N, 1)
     others = (query[:, :, None] * negatives).sum(-1) / temperature  # (B, N, K)

@@ -1,7 +1,7 @@
 """MAC-Net: the multi-scale anatomical contrastive network, which teaches a denoiser anatomy (paper, section 2.3).
 
-It is used in training only. The online network sees the denoised image, the target network, its moving average, the
-normal-dose image; queries, neighbours and rankings are settled once, on the target's features, and used for both.
+It is used in training only. The online network sees the denoised image; the target network, its moving average, sees
+the normal-dose image. Queries, neighbours and rankings are chosen once, on the target's features, and used for both.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ASCONTrainingLib.config.settings import MACConfig
-from ASCONTrainingLib.method import losses
-from ASCONTrainingLib.method import patch_sampling as matching
+from ASCONTrainingLib.method import losses, patch_sampling
 
 PATCH = 16
 """Pixels: one position of F_g stands for a patch of this side."""
@@ -30,7 +29,7 @@ class DisentangledUNet(nn.Module):
     7,822,016 parameters. The path up starts at the 256 channels at 1/8; no bias in any convolution.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.enc1 = _double_conv(1, 64, 64)
         self.enc2 = _double_conv(64, 128, 128)
@@ -56,19 +55,21 @@ class DisentangledUNet(nn.Module):
 
     def global_features(self, levels: list[torch.Tensor]) -> torch.Tensor:
         """F_g (B, 512, H/16, W/16): one position for each patch."""
-        return self.enc5(F.max_pool2d(levels[3], 2))
+        features: torch.Tensor = self.enc5(F.max_pool2d(levels[3], 2))
+        return features
 
     def local_features(self, levels: list[torch.Tensor]) -> torch.Tensor:
         """F_l (B, 64, H, W): one position for each pixel."""
-        x = self.dec1(_up_beside(levels[3], levels[2]))
+        x: torch.Tensor = self.dec1(_up_beside(levels[3], levels[2]))
         x = self.dec2(_up_beside(x, levels[1]))
-        return self.dec3(_up_beside(x, levels[0]))
+        x = self.dec3(_up_beside(x, levels[0]))
+        return x
 
 
 class Branch(nn.Module):
-    """What online and target network both have: the trunk and a projector for each scale."""
+    """What the online and the target network have in common: the trunk and a projector for each scale."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.trunk = DisentangledUNet()
         self.project_global = _mlp(512)
@@ -85,8 +86,8 @@ class MACNet(nn.Module):
     The target is the moving average of the online network's trunk and of both its projectors; only the online side has
     a predictor.
     Both copies stay in training mode: they normalise with the statistics of the batch, so BatchNorm's buffers are never
-    used, and the target does not average them. Parts that the switched-on losses leave out do not ask for gradients,
-    so every parameter that does gets one (which DistributedDataParallel relies on).
+    used, and the target does not average them. Parts that no loss needs require no gradient, so every parameter that
+    requires one gets one (which DistributedDataParallel relies on).
     """
 
     def __init__(self, config: MACConfig):
@@ -108,27 +109,32 @@ class MACNet(nn.Module):
         denoised: torch.Tensor,
         ndct: torch.Tensor,
         generator: torch.Generator,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> dict[str, torch.Tensor]:
-        """The losses "global" and "local", those of them that are switched on; the target gets no gradient.
+        """The losses "global" and "local", as far as the settings use them; the target gets no gradient.
 
-        denoised, ndct: (B, 1, H, W) in unit range, H and W multiples of 8, at least 32. `generator` draws the queries.
-        The trunks run inside `autocast()`; similarities, projectors and losses keep fp32.
-        Raises ValueError for other sizes.
+        Args:
+            denoised: (B, 1, H, W) in unit range, H and W multiples of 8, at least 32.
+            ndct: like `denoised`.
+            generator: draws the queries.
+            autocast: the trunks run inside of it; similarities, projectors and losses keep fp32.
+
+        Raises:
+            ValueError: other sizes.
         """
         _check_size(denoised, ndct)
         with torch.no_grad(), autocast():
             target = self._features(self.target.trunk, ndct)
         with autocast():
             online = self._features(self.online.trunk, denoised)
-        found = {}
+        parts: dict[str, torch.Tensor] = {}
         if self.config.use_global:
             queries, counted = self._draw(self.config.global_queries, target["global"], ndct, PATCH, generator)
-            found["global"] = self.global_loss(online["global"], target["global"], queries, counted)
+            parts["global"] = self.global_loss(online["global"], target["global"], queries, counted)
         if self.config.use_local:
             queries, counted = self._draw(self.config.local_queries, target["local"], ndct, 1, generator)
-            found["local"] = self.local_loss(online["local"], target["local"], queries, generator, counted)
-        return found
+            parts["local"] = self.local_loss(online["local"], target["local"], queries, generator, counted)
+        return parts
 
     def global_loss(
         self,
@@ -139,7 +145,11 @@ class MACNet(nn.Module):
     ) -> torch.Tensor:
         """Patch-wise non-contrastive loss (eqs. 3 and 4): a query and its positive neighbours, seen by both networks.
 
-        online_map, target_map: F'_g, F_g (B, 512, h, w); queries: (N,) places; counted: (B, N) bool, None = all.
+        Args:
+            online_map: F'_g (B, 512, h, w).
+            target_map: F_g, of the same shape.
+            queries: (N,) places.
+            counted: (B, N) bool, which queries count; None: all.
         """
         with torch.no_grad():
             places, inside = self._positives(target_map, queries)
@@ -157,11 +167,16 @@ class MACNet(nn.Module):
     ) -> torch.Tensor:
         """Pixel-wise contrastive loss (eq. 5): the target's same pixel against its hard negatives.
 
-        online_map, target_map: F'_l, F_l (B, 64, H, W); queries: (N,) places; counted: (B, N) bool, None = all.
+        Args:
+            online_map: F'_l (B, 64, H, W).
+            target_map: F_l, of the same shape.
+            queries: (N,) places.
+            generator: draws candidates for negatives.
+            counted: (B, N) bool, which queries count; None: all.
         """
         with torch.no_grad():
             places, inside = self._negatives(target_map, queries, generator)
-            negatives = F.normalize(self.target.project_local(matching.take(target_map, places)), dim=-1)
+            negatives = F.normalize(self.target.project_local(patch_sampling.take(target_map, places)), dim=-1)
             positive = F.normalize(self.target.project_local(_at(target_map, queries)), dim=-1)
         query = F.normalize(self.online.project_local(_at(online_map, queries)), dim=-1)
         return losses.local_loss(query, positive, negatives, inside, self.config.temperature, counted)
@@ -173,7 +188,7 @@ class MACNet(nn.Module):
             mean.lerp_(now, 1 - momentum)
 
     def _features(self, trunk: DisentangledUNet, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """F_g and F_l, those that a loss asks for."""
+        """F_g and F_l, as far as a loss needs them."""
         levels = trunk.levels(image)
         features = {}
         if self.config.use_global:
@@ -185,33 +200,33 @@ class MACNet(nn.Module):
     def _draw(
         self, count: int, features: torch.Tensor, ndct: torch.Tensor, patch: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries for a map whose positions are `patch` pixels wide; body is where their mean NDCT says so."""
+        """Queries for a map whose positions are `patch` pixels wide; a position with a mean NDCT above air is body."""
         body = None
         if self.config.filter_background:
             body = (F.avg_pool2d(ndct, patch) > self.config.background).flatten(1)
-        queries, counted = matching.draw_queries(count, features[0, 0].numel(), generator, body)
+        queries, counted = patch_sampling.draw_queries(count, features[0, 0].numel(), generator, body)
         return queries.to(features.device), counted
 
     def _positives(self, target_map: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each query, and of its 8 neighbours the most similar: places and inside, (B, N, 1 + neighbours)."""
+        """Each query and the most similar of its 8 neighbours: places and inside, (B, N, 1 + neighbours)."""
         itself = queries[:, None].expand(len(target_map), -1, 1)
         if not self.config.neighbour_matching:
             return itself, torch.ones_like(itself, dtype=torch.bool)
-        near = matching.windows(queries, target_map.shape[-2:], 3)
-        places, inside = matching.most_similar(target_map, queries, *near, self.config.neighbours)
+        near = patch_sampling.windows(queries, target_map.shape[-2:], 3)
+        places, inside = patch_sampling.most_similar(target_map, queries, *near, self.config.neighbours)
         return torch.cat((itself, places), -1), F.pad(inside, (1, 0), value=True)
 
     def _negatives(
         self, target_map: torch.Tensor, queries: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places and inside, (B, N, negatives) or, where the ranking does not decide, (N, negatives)."""
+        """Places and inside, (B, N, negatives), or (N, negatives) where they are drawn without a ranking."""
         config = self.config
-        near = matching.windows(queries, target_map.shape[-2:], config.window)
+        near = patch_sampling.windows(queries, target_map.shape[-2:], config.window)
         if not config.hard_negatives:
-            return matching.draw_candidates(*near, config.negatives, generator)
+            return patch_sampling.draw_candidates(*near, config.negatives, generator)
         if config.candidates is not None and config.candidates < near[0].shape[1]:
-            near = matching.draw_candidates(*near, config.candidates, generator)
-        return matching.most_similar(target_map, queries, *near, config.negatives)
+            near = patch_sampling.draw_candidates(*near, config.candidates, generator)
+        return patch_sampling.most_similar(target_map, queries, *near, config.negatives)
 
 
 def _double_conv(channels_in: int, channels_between: int, channels_out: int) -> nn.Sequential:
@@ -233,18 +248,19 @@ def _mlp(channels_in: int) -> nn.Sequential:
 
 def _on_rows(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """(B, N, C) -> (B, N, D): BatchNorm1d sees the queries of all images as its batch."""
-    return mlp(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    rows: torch.Tensor = mlp(x.flatten(0, 1))
+    return rows.reshape(*x.shape[:2], -1)
 
 
 def _at(features: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) at places (N,) -> (B, N, C)"""
-    return matching.take(features, queries[:, None]).squeeze(2)
+    return patch_sampling.take(features, queries[:, None]).squeeze(2)
 
 
 def _average(features: torch.Tensor, places: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) at places (B, N, K) -> (B, N, C), the mean of those inside (eq. 3)."""
     weights = inside[..., None]
-    return (matching.take(features, places) * weights).sum(2) / weights.sum(2)
+    return (patch_sampling.take(features, places) * weights).sum(2) / weights.sum(2)
 
 
 def _up_beside(x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:

@@ -12,14 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-LAYERS = (64, 64, "pool", 128, 128, "pool", *(256,) * 4, "pool", *(512,) * 4, "pool", *(512,) * 4)
-"""The 16 convolutions of VGG-19 by their channels (Simonyan and Zisserman, 2015, column E)."""
+from ASCONDenoiseLib.errors import InputError
+
+BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+"""Channels and number of convolutions between the poolings of VGG-19 (Simonyan and Zisserman, 2015, column E)."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)
-
-
-class WeightsFileError(ValueError):
-    """A file with weights is missing or holds something else."""
 
 
 class VGG19(nn.Module):
@@ -28,40 +26,43 @@ class VGG19(nn.Module):
     Layers have the numbers that the usual weight files give them ("features.0.weight" to "features.34.bias").
     """
 
-    def __init__(self):
+    mean: torch.Tensor
+    sd: torch.Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
-        for width in LAYERS:
-            if width == "pool":
-                layers.append(nn.MaxPool2d(2))
-            else:
+        for width, convolutions in BLOCKS:
+            for _ in range(convolutions):
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
                 channels = width
-        self.features = nn.Sequential(*layers[:-1])  # without the last ReLU
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers[:-2])  # without the last ReLU and pooling
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("sd", torch.tensor(IMAGENET_SD)[:, None, None], persistent=False)
         self.requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range, sides at least 16 -> (B, 512, H/16, W/16); gray is shown as red, green, blue."""
-        return self.features((x - self.mean) / self.sd)
+        features: torch.Tensor = self.features((x - self.mean) / self.sd)
+        return features
 
 
 def perceptual_loss(vgg: VGG19, denoised: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
     """Mean squared difference of the features of two (B, 1, H, W) images in unit range: a scalar, fp32 at least."""
     with torch.no_grad():
-        wanted = vgg(ndct)
-    found = vgg(denoised)
-    kind = torch.promote_types(found.dtype, torch.float32)
-    return F.mse_loss(found.to(kind), wanted.to(kind))
+        target = vgg(ndct)
+    features = vgg(denoised)
+    kind = torch.promote_types(features.dtype, torch.float32)
+    return F.mse_loss(features.to(kind), target.to(kind))
 
 
 def load_vgg19(path: str | Path) -> VGG19:
     """VGG-19 with the weights of a .safetensors file or of a PyTorch state dict (read without running its code).
 
-    The file names its tensors features.N.weight and features.N.bias; others, like the classifier's, are left aside.
-    Raises WeightsFileError where it is missing, cannot be read or holds other tensors.
+    The file names its tensors features.N.weight and features.N.bias; others, like the classifier's, are ignored.
+    Raises InputError where it is missing, cannot be read or holds other tensors.
     """
     state = read_tensors(path, "VGG-19")
     vgg = VGG19()
@@ -70,7 +71,7 @@ def load_vgg19(path: str | Path) -> VGG19:
         isinstance(state.get(name), torch.Tensor) and state[name].shape == tensor.shape
         for name, tensor in wanted.items()
     ):
-        raise WeightsFileError(
+        raise InputError(
             f"{path} does not hold the convolutions of a VGG-19 (without batch normalisation), named features.0.weight "
             "to features.34.bias."
         )
@@ -81,11 +82,11 @@ def load_vgg19(path: str | Path) -> VGG19:
 def read_tensors(path: str | Path, network: str) -> Any:
     """What a .safetensors file or a PyTorch state dict holds, read without running its code; `network` is for errors.
 
-    Raises WeightsFileError where it is missing or cannot be read.
+    Raises InputError where it is missing or cannot be read.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsFileError(f"There is no file {path} with {network} weights, which this loss needs.")
+        raise InputError(f"There is no file {path} with {network} weights, which this loss needs.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -93,7 +94,7 @@ def read_tensors(path: str | Path, network: str) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsFileError(
+        raise InputError(
             f"{path} cannot be read as {network} weights ({type(error).__name__}); name a .safetensors file or a "
             "PyTorch state dict that holds nothing but tensors."
         ) from error

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 
-from ASCONDenoiseLib.models.inference import pick_device
+from ASCONDenoiseLib.models.devices import pick_device
 
 PATIENCE = timedelta(hours=3)
 """How long the others wait for the first process, which alone validates."""

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from ASCONDenoiseLib.errors import is_out_of_memory
 from ASCONTrainingLib.config.settings import TrainConfig
-from ASCONTrainingLib.data.batches import Feed, Stage
+from ASCONTrainingLib.data.batches import BatchLoader, Stage
 from ASCONTrainingLib.trainer import trainer as training
 from ASCONTrainingLib.trainer import validation
 from ASCONTrainingLib.trainer.distributed import Processes
@@ -121,7 +122,7 @@ def _stage_times(config: TrainConfig, stages: list[Stage], learner: Learner) -> 
     epochs = Counter(training.stage_at(stages, epoch / config.epochs) for epoch in range(config.epochs))
     times = []
     for number, stage in enumerate(stages):
-        step_s = _seconds_of_a_step(learner, Feed(stage, 0, 0, 0, learner.device))
+        step_s = _seconds_of_a_step(learner, BatchLoader(stage, 0, 0, 0, learner.device))
         sides = tuple(stage.items[0][0].shape[-2:])
         steps = epochs[number] * stage.batches.steps
         times.append(StageTime(len(stage.items), sides, stage.batches.batch, steps, step_s))
@@ -133,7 +134,7 @@ def _stage_times(config: TrainConfig, stages: list[Stage], learner: Learner) -> 
     return tuple(times)
 
 
-def _seconds_of_a_step(learner: Learner, feed: Feed) -> float:
+def _seconds_of_a_step(learner: Learner, feed: BatchLoader) -> float:
     """Of the second step: the first one allocates and chooses kernels besides."""
     for _ in range(2):
         ldct, ndct = feed.next()
@@ -141,7 +142,7 @@ def _seconds_of_a_step(learner: Learner, feed: Feed) -> float:
         try:
             learner.learn(ldct, ndct, 0.0)
         except (RuntimeError, MemoryError) as error:
-            if not training.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise training.TrainingError(training.too_large(ldct)) from error
     return time.monotonic() - began

@@ -24,22 +24,18 @@ import torch
 from torch import nn
 
 from ASCONDenoiseLib import __version__
+from ASCONDenoiseLib.errors import InputError, is_out_of_memory
 from ASCONDenoiseLib.imaging import metrics
 from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU
-from ASCONDenoiseLib.models import files as models
-from ASCONDenoiseLib.models.inference import OUT_OF_MEMORY
-from ASCONTrainingLib.config.settings import ConfigError, TrainConfig
-from ASCONTrainingLib.data.batches import Batches, Feed, Stage
-from ASCONTrainingLib.data.training_set import (
-    DataError,
-    Index,
-    TrainingSet,
-    WholeSlices,
-    read_index,
-    scan_fingerprints,
-)
+from ASCONDenoiseLib.models.card import ModelCard, Scope
+from ASCONDenoiseLib.models.files import save_model
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
+from ASCONTrainingLib.config.settings import TrainConfig
+from ASCONTrainingLib.data.batches import Batches, BatchLoader, Stage
+from ASCONTrainingLib.data.set_index import Index, read_index, scan_fingerprints
+from ASCONTrainingLib.data.training_set import EvaluationSet, TrainingSet
 from ASCONTrainingLib.method.mac_net import PATCH
-from ASCONTrainingLib.method.objectives.setup import NotFiniteError
+from ASCONTrainingLib.method.objective import NotFiniteError
 from ASCONTrainingLib.trainer import run_folder, validation
 from ASCONTrainingLib.trainer.distributed import Processes
 from ASCONTrainingLib.trainer.run_folder import LOG, CheckpointError, Clock, RunLog
@@ -75,7 +71,7 @@ class Trained:
     """A finished training: its model file, and LDCT and denoised slices against the NDCT (empty without any)."""
 
     model: Path
-    card: models.ModelCard
+    card: ModelCard
     split: str
     comparisons: tuple[metrics.Comparison, ...]
 
@@ -104,12 +100,12 @@ def fit(
 
     Args:
         resume: go on from `run`'s last checkpoint, where there is one.
-        device: "auto", "cpu", "cuda", ...; see ASCONDenoiseLib.models.inference.pick_device.
+        device: "auto", "cpu", "cuda", ...; see ASCONDenoiseLib.models.devices.pick_device.
         name: of the model file; by default the one it was begun with, "ascon-" and the preset's name at first.
         progress: called after each step, `say` with a sentence now and then; in the first process only.
 
     Raises:
-        ConfigError, DataError: the settings or the set cannot be used; nothing was written.
+        InputError: the settings or the set cannot be used; nothing was written.
         TrainingError, CheckpointError: stopped on the way; last.pt holds what was reached.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
     """
@@ -149,7 +145,7 @@ class _Run:
         self.ldct: metrics.Comparison | None = None  # of the validation slices, measured once
         self.learner = Learner(config, processes)
         self.steps = planned_steps(config, self.stages)
-        self.feed: Feed | None = None
+        self.feed: BatchLoader | None = None
         self.saved_step, self.left_s = 0, math.inf
 
     def go(self, resume: bool) -> Trained | None:
@@ -170,12 +166,12 @@ class _Run:
         """Where the checkpoint stands, or a new folder."""
         last = self.folder / LAST
         if last.exists() and not resume:
-            raise ConfigError(f"{self.folder} holds a training already: go on with --resume, or name a new folder.")
+            raise InputError(f"{self.folder} holds a training already: go on with --resume, or name a new folder.")
         if last.exists():
             state = run_folder.load(last)
             self.learner.load(state)
             if state["items"] != self._items() or state["scans"] != self.scans:
-                raise DataError(
+                raise InputError(
                     f"{self.data} gives {_listed(self._items())} training images, but {self.folder} was begun with "
                     f"{_listed(state['items'])}, or with others: continue with the same set."
                 )
@@ -193,7 +189,7 @@ class _Run:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError(f"{self.folder} cannot be made ({error.strerror}): name another folder.") from None
+                raise InputError(f"{self.folder} cannot be made ({error.strerror}): name another folder.") from None
             settings = {"config": self.config.to_dict(), "data": str(self.data.absolute()), "name": self.name}
             run_folder.write_whole(self.folder / CONFIG, _json(settings | {"ascon": __version__}))
             if not last.exists():
@@ -281,7 +277,7 @@ class _Run:
         learner = self.learner
         try:
             ldct, ndct = self._fed().next()
-        except (DataError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             self._save()
             raise TrainingError(f"The training data cannot be read any more. {_text(error)} {self._kept()}") from error
         try:
@@ -302,13 +298,13 @@ class _Run:
             learner.epoch, learner.epoch_step = learner.epoch + 1, 0
         return losses
 
-    def _fed(self) -> Feed:
+    def _fed(self) -> BatchLoader:
         """The feed of this stage, from where the training stands."""
         if self.feed is None or self.feed.stage is not self.stage:
             if self.feed is not None:
                 self.feed.close()
             learner, device = self.learner, self.processes.device
-            self.feed = Feed(self.stage, learner.epoch, learner.epoch_step, self.config.workers, device)
+            self.feed = BatchLoader(self.stage, learner.epoch, learner.epoch_step, self.config.workers, device)
         return self.feed
 
     def _kept(self) -> str:
@@ -345,7 +341,7 @@ class _Run:
         self.processes.wait()
         return True
 
-    def _validate(self, slices: WholeSlices, log: RunLog) -> None:
+    def _validate(self, slices: EvaluationSet, log: RunLog) -> None:
         """PSNR, SSIM and RMSE of whole slices; the best network so far is kept."""
         learner, limit = self.learner, self.config.validation_slices
         device, progress = str(self.processes.device), self._stop_if_interrupted
@@ -381,7 +377,7 @@ class _Run:
             compare = partial(validation.compare, slices, progress=self._stop_if_interrupted)
             comparisons = (compare(name="LDCT"), compare(network, device=device, name=self.name))
         path = self.folder / f"{self.name}.safetensors"
-        card = models.save_model(network, self._card(split, comparisons, gain), path)
+        card = save_model(network, self._card(split, comparisons, gain), path)
         results = {"split": split, "comparisons": [c.to_dict() for c in comparisons], "gain": gain}
         run_folder.write_whole(self.folder / RESULTS, _json(results))
         means = {c.name: _mean_sd(c) for c in comparisons}
@@ -395,7 +391,7 @@ class _Run:
 
     def _fit_gain(self, network: nn.Module, device: str) -> float:
         """Scales the last layer by the factor that training slices ask for, and returns it."""
-        slices = WholeSlices(self.data, "train")
+        slices = EvaluationSet(self.data, "train")
         gain = validation.fitted_gain(slices, network, device=device, progress=self._stop_if_interrupted)
         self.say(f"the gain of the last layer is set by {100 * (gain - 1):+.2f} %, as training slices ask for")
         with torch.no_grad():
@@ -407,11 +403,11 @@ class _Run:
         """That of best.pt, or of last.pt where nothing was validated."""
         best = self.folder / BEST
         state = run_folder.load(best if best.exists() else self.folder / LAST)
-        network = models.ARCHITECTURES[self.config.network]()
+        network = ARCHITECTURES[self.config.network]()
         network.load_state_dict(state["average" if self.config.ema else "network"])
         return network
 
-    def _card(self, split: str, comparisons: tuple[metrics.Comparison, ...], gain: float | None) -> models.ModelCard:
+    def _card(self, split: str, comparisons: tuple[metrics.Comparison, ...], gain: float | None) -> ModelCard:
         measured = {f"{split} slices, {c.name}": _mean_sd(c) for c in comparisons}
         training: dict[str, Any] = {"steps": self.learner.step, "hours": round(self.learner.used_s / 3600, 3)}
         training["scans"] = self._seen()
@@ -427,7 +423,7 @@ class _Run:
         limits = ["Not tried on scanners, kernels, doses and body regions other than those of its training data."]
         if phantoms == len(trained_on):
             limits.insert(0, "Trained on phantoms only: of no use on patients.")
-        return models.ModelCard(
+        return ModelCard(
             name=self.name,
             version="1.0",
             architecture=self.config.network,
@@ -446,7 +442,7 @@ class _Run:
 
 
 def open_set(config: TrainConfig, data: Path, processes: Processes) -> tuple[Index, list[Stage]]:
-    """The set and its stages, checked against what the networks can take. Raises ConfigError and DataError."""
+    """The set and its stages, checked against what the networks can take. Raises InputError and InputError."""
     index = read_index(data)
     stages = []
     for begins, patch, batch in config.stages:
@@ -474,7 +470,7 @@ def _check_sides(sides: tuple[int, int], config: TrainConfig) -> None:
     least, multiple = (4 * PATCH, PATCH) if config.mac is not None else (16, 8)
     if min(sides) < least or any(side % multiple for side in sides):
         whose = "with MAC-Net they" if config.mac is not None else "they"
-        raise ConfigError(
+        raise InputError(
             f"The training images are {sides[1]}x{sides[0]} pixels; {whose} need sides of {least} or more that are "
             f"multiples of {multiple}: set patch, to {max(least, 64)} for example."
         )
@@ -490,9 +486,9 @@ def planned_steps(config: TrainConfig, stages: list[Stage]) -> int:
     return sum(stages[stage_at(stages, e / config.epochs)].batches.steps for e in range(config.epochs))
 
 
-def whole_slices(data: Path, index: Index) -> dict[str, WholeSlices]:
+def whole_slices(data: Path, index: Index) -> dict[str, EvaluationSet]:
     """The slices to measure on, of the splits that have patients; opened early, so that a lost file shows at once."""
-    return {split: WholeSlices(data, split) for split in ("validation", "test") if index.of(split)}
+    return {split: EvaluationSet(data, split) for split in ("validation", "test") if index.of(split)}
 
 
 def _dose(index: Index, config: TrainConfig) -> str:
@@ -504,13 +500,13 @@ def _dose(index: Index, config: TrainConfig) -> str:
     return "quarter dose, as delivered" if index.kind.startswith("mayo") else "that of the low-dose series, as measured"
 
 
-def _scope(index: Index, config: TrainConfig) -> models.Scope:
+def _scope(index: Index, config: TrainConfig) -> Scope:
     """What the set says of the scans that train; phantoms are no scans, and nothing is known of kernels and bodies."""
     scans = [volume for volume in index.of("train") if not volume.is_phantom]
     if not scans:
-        return models.Scope()
+        return Scope()
     doses = config.doses or [volume.dose for volume in scans if volume.dose is not None]
-    return models.Scope(slice_mm=_ends([volume.spacing_mm[2] for volume in scans]), doses=_ends(doses))
+    return Scope(slice_mm=_ends([volume.spacing_mm[2] for volume in scans]), doses=_ends(doses))
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float] | None:
@@ -552,12 +548,6 @@ def too_large(images: torch.Tensor) -> str:
         f"There is not enough memory for a batch of {len(images)} images of {images.shape[-1]}x{images.shape[-2]} on "
         f"{images.device}. Choose a smaller batch or patch."
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from ASCONDenoiseLib.models import files as models
-from ASCONTrainingLib.config.settings import ConfigError, TrainConfig, learning_rate
-from ASCONTrainingLib.method.objectives import ascon, cncl, du_gan, edcnn, wgan_vgg
-from ASCONTrainingLib.method.objectives.setup import Setup
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.models.files import find_model, load_network
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
+from ASCONTrainingLib.config.settings import TrainConfig, learning_rate
+from ASCONTrainingLib.method.objective import TrainingContext
+from ASCONTrainingLib.method.objectives import OBJECTIVES
 from ASCONTrainingLib.trainer.distributed import Processes
-
-
-class Objective(Protocol):
-    """What objectives/__init__.py says."""
-
-    parts: dict[str, nn.Module | torch.optim.Optimizer]
-
-    def step(self, ldct: torch.Tensor, ndct: torch.Tensor, generator: torch.Generator) -> dict[str, float]: ...
-
-
-OBJECTIVES: dict[str, Callable[[Setup], Objective]] = {
-    "ascon": ascon.make,
-    "edcnn": edcnn.make,
-    "cncl": cncl.make,
-    "du_gan": du_gan.make,
-    "wgan_vgg": wgan_vgg.make,
-}
-"""The setting `objective` -> what makes it."""
 
 FORMAT = 3
 """Of the checkpoints."""
@@ -53,7 +36,7 @@ class Learner:
     epoch's number in TrainConfig.stages; validated_step: where was validated last. The training moves them.
     seen_before: ModelCard.scans of the model it began with.
 
-    Raises ConfigError where the settings cannot be used on this device, and what `objectives` raise.
+    Raises InputError where the settings cannot be used on this device, and what `objectives` raise.
     """
 
     def __init__(self, config: TrainConfig, processes: Processes):
@@ -66,14 +49,14 @@ class Learner:
         self.seen_before: dict[str, list[str]] = {}
         torch.manual_seed(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)  # of the objective: MAC-Net's queries
-        self.network = models.ARCHITECTURES[config.network]().to(device, memory_format=torch.channels_last)
+        self.network = ARCHITECTURES[config.network]().to(device, memory_format=torch.channels_last)
         if config.fit_gain and not isinstance(getattr(self.network, "last", None), nn.Module):
-            raise ConfigError(
+            raise InputError(
                 f"fit_gain scales a last layer, and {config.network} has none of that name: set it to false."
             )
         multiple = getattr(self.network, "SIDE_MULTIPLE", 1)
         if wrong := [patch for _, patch, _ in config.stages if patch is not None and patch % multiple]:
-            raise ConfigError(
+            raise InputError(
                 f"{config.network} takes images whose sides are multiples of {multiple}; got patches of {wrong[0]}."
             )
         self.average = copy.deepcopy(self.network).requires_grad_(False) if config.ema else None
@@ -84,27 +67,27 @@ class Learner:
         self.scaler = _grad_scaler() if config.precision == "fp16" else None
         dtype = DTYPES[config.precision]
         network = MixedPrecision(self.network)
-        setup = Setup(
+        context = TrainingContext(
             network=processes.wrap(ProductOutput(network) if config.loss.product_output else network),
-            bare=self.network,
+            unwrapped=self.network,
             optimizer=self.optimizer,
             config=config,
             device=device,
             wrap=processes.wrap,
             autocast=nullcontext if dtype is None else partial(torch.autocast, device.type, dtype),
             scaler=self.scaler,
-            share=lambda: self.share,
+            fraction_done=lambda: self.share,
         )
-        self.objective = OBJECTIVES[config.objective](setup)
+        self.objective = OBJECTIVES[config.objective](context)
         self._optimizers = [self.optimizer]
         self._optimizers += [p for p in self.objective.parts.values() if isinstance(p, torch.optim.Optimizer)]
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
 
     def begin_with(self, model: str) -> None:
-        """The denoiser's weights are those of a model, given its name or file. Raises ModelError, ConfigError."""
-        network, card = models.load_network(models.find_model(model))
+        """The denoiser's weights are those of a model, given its name or file. Raises InputError."""
+        network, card = load_network(find_model(model))
         if card.architecture != self.config.network:
-            raise ConfigError(f"The model {model} is of the network {card.architecture}: set network to that.")
+            raise InputError(f"The model {model} is of the network {card.architecture}: set network to that.")
         for begun in (self.network, self.average):
             if begun is not None:
                 begun.load_state_dict(network.state_dict())
@@ -154,9 +137,9 @@ class Learner:
         return {"format": FORMAT, "config": self.config.to_dict(), **counters, **states, "random": random}
 
     def load(self, state: dict[str, Any]) -> None:
-        """The mirror image of `state`. Raises ConfigError where the checkpoint is of another training."""
+        """The mirror image of `state`. Raises InputError where the checkpoint is of another training."""
         if state.get("format") != FORMAT:
-            raise ConfigError("The checkpoint is of another version of ASCON: continue with that one.")
+            raise InputError("The checkpoint is of another version of ASCON: continue with that one.")
         before, now = _flat(state["config"]), _flat(self.config.to_dict())
         other = [
             f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
@@ -164,7 +147,7 @@ class Learner:
             if before.get(name) != now.get(name) and name not in MAY_CHANGE
         ]
         if other:
-            raise ConfigError(f"A training goes on with the settings it began with: {'; '.join(other)}.")
+            raise InputError(f"A training goes on with the settings it began with: {'; '.join(other)}.")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         for name in COUNTERS:
@@ -210,11 +193,11 @@ class ProductOutput(nn.Module):
 
 def _check(config: TrainConfig, device: torch.device) -> None:
     if config.precision == "fp16" and device.type != "cuda":
-        raise ConfigError(f"The precision fp16 is for CUDA GPUs, and this is {device}: choose bf16 or fp32.")
-    if config.network not in models.ARCHITECTURES:
-        raise ConfigError(f"There is no network {config.network}; there are {', '.join(models.ARCHITECTURES)}.")
+        raise InputError(f"The precision fp16 is for CUDA GPUs, and this is {device}: choose bf16 or fp32.")
+    if config.network not in ARCHITECTURES:
+        raise InputError(f"There is no network {config.network}; there are {', '.join(ARCHITECTURES)}.")
     if config.objective not in OBJECTIVES:
-        raise ConfigError(f"There is no objective {config.objective}; there are {', '.join(OBJECTIVES)}.")
+        raise InputError(f"There is no objective {config.objective}; there are {', '.join(OBJECTIVES)}.")
 
 
 def _grad_scaler() -> torch.amp.GradScaler:

@@ -11,8 +11,7 @@ from torch import nn
 
 from ASCONTrainingLib.config.presets import PRESETS
 from ASCONTrainingLib.config.settings import MACConfig
-from ASCONTrainingLib.method import mac_net
-from ASCONTrainingLib.method import patch_sampling as matching
+from ASCONTrainingLib.method import mac_net, patch_sampling
 from ASCONTrainingLib.method.mac_net import DisentangledUNet, MACNet
 
 RELEASED = MACConfig()
@@ -209,7 +208,7 @@ SOME = torch.rand(2, 100, generator=seeded(5)) > 0.3
 @pytest.mark.parametrize("neighbours, counted", [(4, None), (4, SOME), (8, None), (0, None)])
 @pytest.mark.parametrize("shape", [(5, 7), (2, 2), (3, 2)])
 def test_global_loss_is_that_of_a_loop_at_every_place(shape, neighbours, counted):
-    """Corners have 3 neighbours, edges 5; 0 stands for: no neighbour matching."""
+    """Corners have 3 neighbours, edges 5; 0 stands for: no neighbour patch_sampling."""
     config = replace(SMALL, neighbours=neighbours or 4, neighbour_matching=neighbours > 0)
     mac = a_mac_net(config).double()
     online_map, target_map = a_map(2, 512, *shape), a_map(2, 512, *shape, seed=1)
@@ -248,8 +247,8 @@ def test_local_loss_with_random_candidates_is_that_of_a_loop(hard):
     shape = (9, 8)
     online_map, target_map = a_map(2, 64, *shape), a_map(2, 64, *shape, seed=1)
     queries = torch.arange(72)
-    near = matching.windows(queries, shape, 13)
-    places, inside = matching.draw_candidates(*near, 30 if hard else 24, seeded(3))
+    near = patch_sampling.windows(queries, shape, 13)
+    places, inside = patch_sampling.draw_candidates(*near, 30 if hard else 24, seeded(3))
 
     def chosen(n, pixels):
         drawn = places[n][inside[n]].tolist()
@@ -298,8 +297,8 @@ def test_forward_is_its_two_losses_on_the_features_of_its_trunks():
     mac, (denoised, ndct) = a_mac_net().double(), images(2, 1, 40, 56)
     denoised, ndct = denoised.double(), ndct.double()
     random = seeded(7)
-    global_queries, _ = matching.draw_queries(4, 2 * 3, random)
-    local_queries, _ = matching.draw_queries(12, 40 * 56, random)
+    global_queries, _ = patch_sampling.draw_queries(4, 2 * 3, random)
+    local_queries, _ = patch_sampling.draw_queries(12, 40 * 56, random)
     online, target = mac.online.trunk, mac.target.trunk
     levels, target_levels = online.levels(denoised), target.levels(ndct)
     found = mac(denoised, ndct, seeded(7))
@@ -317,8 +316,8 @@ def test_forward_is_its_two_losses_on_the_features_of_its_trunks():
 
 
 def test_queries_are_drawn_from_the_generator_and_afresh_each_time(monkeypatch):
-    drawn, draw = [], matching.draw_queries
-    monkeypatch.setattr(matching, "draw_queries", lambda *a: drawn.append(draw(*a)[0].tolist()) or draw(*a))
+    drawn, draw = [], patch_sampling.draw_queries
+    monkeypatch.setattr(patch_sampling, "draw_queries", lambda *a: drawn.append(draw(*a)[0].tolist()) or draw(*a))
     mac, pair, random = MACNet(SMALL), images(2, 1, 64, 64), seeded()
     state = torch.get_rng_state()
     mac(*pair, random)
@@ -329,8 +328,8 @@ def test_queries_are_drawn_from_the_generator_and_afresh_each_time(monkeypatch):
 
 
 def test_rankings_are_computed_once_and_on_the_features_of_the_target(monkeypatch):
-    ranked, rank = [], matching.most_similar
-    monkeypatch.setattr(matching, "most_similar", lambda *a: ranked.append(a[0]) or rank(*a))
+    ranked, rank = [], patch_sampling.most_similar
+    monkeypatch.setattr(patch_sampling, "most_similar", lambda *a: ranked.append(a[0]) or rank(*a))
     mac, (denoised, ndct) = a_mac_net(), images(2, 1, 48, 64)
     mac(denoised, ndct, seeded())
     levels = mac.target.trunk.levels(ndct)
@@ -344,8 +343,8 @@ def test_background_is_left_out_of_the_queries(monkeypatch):
     ndct = torch.zeros(2, 1, 48, 64)
     ndct[0, :, :, 16:35] = 0.4  # the third column of patches has 3 of 16 columns with body: mean 0.075
     ndct[1, :, :, 16:33] = 0.4  # here 1 of 16: mean 0.025
-    drawn, draw = [], matching.draw_queries
-    monkeypatch.setattr(matching, "draw_queries", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+    drawn, draw = [], patch_sampling.draw_queries
+    monkeypatch.setattr(patch_sampling, "draw_queries", lambda *a: drawn.append(draw(*a)) or drawn[-1])
     config = MACConfig(global_queries=100, local_queries=10_000, filter_background=True)
     MACNet(config)(torch.rand_like(ndct), ndct, seeded())
     (patches, patches_counted), (pixels, pixels_counted) = drawn

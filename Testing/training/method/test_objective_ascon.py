@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONTrainingLib.config.presets import PRESETS
-from ASCONTrainingLib.config.settings import ConfigError, LossConfig, MACConfig, OptimizerConfig, TrainConfig
+from ASCONTrainingLib.config.settings import LossConfig, MACConfig, OptimizerConfig, TrainConfig
 from ASCONTrainingLib.method import losses
 from ASCONTrainingLib.method.mac_net import MACNet
+from ASCONTrainingLib.method.objective import NotFiniteError, TrainingContext, frozen
 from ASCONTrainingLib.method.objectives import ascon
 from ASCONTrainingLib.method.objectives.ascon import ASCONObjective
-from ASCONTrainingLib.method.objectives.setup import NotFiniteError, Setup, frozen
 from ASCONTrainingLib.method.perceptual import VGG19, perceptual_loss
 
 LOSS = LossConfig(mse_weight=3.0, ssim_weight=2.0, mac_weight=0.4, mac_net_loss_weight=0.7)
@@ -40,15 +41,17 @@ def a_batch(seed=0):
     return torch.rand(2, 2, 1, 48, 48, generator=seeded(seed)).unbind()
 
 
-def a_setup(network, optimizer=None, loss=LOSS, gradient_clip=None, **options):
+def a_context(network, optimizer=None, loss=LOSS, gradient_clip=None, **options):
     config = TrainConfig(loss=loss, optimizer=OptimizerConfig(gradient_clip=gradient_clip))
-    return Setup(network, network, optimizer or torch.optim.SGD(network.parameters(), RATE), config, **options)
+    return TrainingContext(
+        network, network, optimizer or torch.optim.SGD(network.parameters(), RATE), config, **options
+    )
 
 
-def an_objective(network, mac=None, loss=LOSS, perceptual=None, **options):
+def an_objective(network, mac=None, loss=LOSS, vgg=None, **options):
     learning = None if mac is None else [p for p in mac.parameters() if p.requires_grad]
     mac_optimizer = None if mac is None else torch.optim.SGD(learning, MAC_RATE)
-    return ASCONObjective(a_setup(network, loss=loss, **options), mac, mac_optimizer, perceptual)
+    return ASCONObjective(a_context(network, loss=loss, **options), mac, mac_optimizer, vgg)
 
 
 def weights(module):
@@ -125,7 +128,7 @@ def test_the_answer_to_lesions_is_a_part_of_the_loss():
     loss = LossConfig(mse_weight=3.0, ssim_weight=0.0, response_weight=2.0)
     objective = an_objective(network, loss=loss)
     batch = objective._with_lesions(ascon.Batch(ldct, ndct), seeded(4))
-    assert batch.lesions.abs().max() > 5 / 3000 and not batch.before.requires_grad
+    assert batch.lesions.abs().max() > 5 / 3000 and not batch.without.requires_grad
     assert torch.equal(batch.ldct - ldct, (ldct + batch.lesions) - ldct)
     by_hand = copy.deepcopy(network)
     values = objective.step(ldct, ndct, seeded(4))
@@ -142,7 +145,9 @@ def test_the_answer_to_lesions_is_a_part_of_the_loss():
 def test_lesions_wait_for_their_share_of_the_training():
     loss = LossConfig(response_weight=1.0, response_from=0.5)
     for share, there in ((0.4, False), (0.5, True)):
-        values = an_objective(a_denoiser(), loss=loss, share=lambda share=share: share).step(*a_batch(), seeded())
+        values = an_objective(a_denoiser(), loss=loss, fraction_done=lambda fraction=share: fraction).step(
+            *a_batch(), seeded()
+        )
         assert ("response" in values) == there
 
 
@@ -183,7 +188,7 @@ def test_nobody_gets_a_gradient_who_should_not():
     optimizer = SGDThatLooks(network.parameters(), RATE).watch(**everyone)
     learning = [*mac.online.parameters(), *mac.predictor.parameters()]
     mac_optimizer = SGDThatLooks(learning, MAC_RATE).watch(**everyone)
-    objective = ASCONObjective(a_setup(network, optimizer), mac, mac_optimizer)
+    objective = ASCONObjective(a_context(network, optimizer), mac, mac_optimizer)
     before = weights(mac)
     for _ in range(2):
         objective.step(*a_batch(), seeded())
@@ -258,7 +263,7 @@ def test_the_perceptual_loss_joins_with_its_weight():
     vgg, network = VGG19(), a_denoiser()
     by_hand, (ldct, ndct) = copy.deepcopy(network), a_batch()
     loss = LossConfig(mse_weight=1, ssim_weight=0, perceptual_weight=0.5, vgg_weights="vgg19.safetensors")
-    values = an_objective(network, loss=loss, perceptual=vgg).step(ldct, ndct, seeded())
+    values = an_objective(network, loss=loss, vgg=vgg).step(ldct, ndct, seeded())
     denoised = by_hand(ldct)
     whole = F.mse_loss(denoised, ndct) + 0.5 * perceptual_loss(vgg, denoised, ndct)
     descend_by_hand(by_hand, whole, RATE)
@@ -281,7 +286,7 @@ def test_the_local_mean_joins_from_its_share_on():
     loss = LossConfig(mse_weight=1, ssim_weight=0, local_mean_weight=7.0, local_mean_from=0.6)
     shares = [0.0, 0.59, 0.6, 1.0]
     left = iter(shares)
-    objective = an_objective(a_denoiser(), loss=loss, share=lambda: next(left))
+    objective = an_objective(a_denoiser(), loss=loss, fraction_done=lambda: next(left))
     assert ["local_mean" in objective.step(*a_batch(), seeded()) for _ in shares] == [False, False, True, True]
 
 
@@ -291,7 +296,7 @@ def test_the_settings_make_the_objective(tmp_path):
     optimizer = torch.optim.SGD(network.parameters(), RATE)
 
     def made(config):
-        return ascon.make(Setup(network, network, optimizer, config))
+        return ascon.make(TrainingContext(network, network, optimizer, config))
 
     config = TrainConfig(mac=MAC)
     parts = made(config).parts
@@ -305,18 +310,18 @@ def test_the_settings_make_the_objective(tmp_path):
     torch.save({name: torch.full_like(w, 0.01) for name, w in VGG19().state_dict().items()}, weights_file)
     loss = LossConfig(perceptual_weight=1.0, vgg_weights=str(weights_file))
     alone = made(replace(config, mac=None, loss=loss))
-    assert alone.parts == {} and (alone.perceptual.features[0].weight == 0.01).all()
+    assert alone.parts == {} and (alone.vgg.features[0].weight == 0.01).all()
 
 
 def test_a_network_of_several_outputs_needs_its_own_objective():
-    with pytest.raises(ConfigError, match="gives 2 channels in training, and the objective ascon takes 1"):
+    with pytest.raises(InputError, match="gives 2 channels in training, and the objective ascon takes 1"):
         an_objective(nn.Conv2d(1, 2, 3, padding=1)).step(*a_batch(), seeded())
 
 
 def test_mac_net_and_its_optimiser_come_together():
     network = a_denoiser()
     with pytest.raises(ValueError, match="together"):
-        ASCONObjective(a_setup(network), a_mac_net())
+        ASCONObjective(a_context(network), a_mac_net())
 
 
 # Numbers that are none
@@ -429,7 +434,7 @@ def test_mac_net_learns_and_the_denoiser_with_it():
     network = a_denoiser()
     mac, optimizer = a_mac_net(), torch.optim.AdamW(network.parameters(), 5e-3)
     learning = [p for p in mac.parameters() if p.requires_grad]
-    objective = ASCONObjective(a_setup(network, optimizer), mac, torch.optim.SGD(learning, MAC_RATE))
+    objective = ASCONObjective(a_context(network, optimizer), mac, torch.optim.SGD(learning, MAC_RATE))
     random = seeded()
     values = [objective.step(ldct, ndct, random) for _ in range(12)]
     assert values[-1]["mse"] < 0.3 * values[0]["mse"]

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from ASCONTrainingLib.method.perceptual import VGG19, WeightsFileError, load_vgg19, perceptual_loss
+from ASCONDenoiseLib.errors import InputError
+from ASCONTrainingLib.method.perceptual import VGG19, load_vgg19, perceptual_loss
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +61,17 @@ class Trap:
 
 
 def test_files_that_are_none_are_refused_in_a_sentence(tmp_path, a_vgg, capsys):
-    with pytest.raises(WeightsFileError, match="There is no file .*none.pth"):
+    with pytest.raises(InputError, match="There is no file .*none.pth"):
         load_vgg19(tmp_path / "none.pth")
     path = tmp_path / "text.safetensors"
     path.write_text("not tensors")
-    with pytest.raises(WeightsFileError, match="text.safetensors cannot be read"):
+    with pytest.raises(InputError, match="text.safetensors cannot be read"):
         load_vgg19(path)
     torch.save({"features.0.weight": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(WeightsFileError, match="trap.pth cannot be read"):
+    with pytest.raises(InputError, match="trap.pth cannot be read"):
         load_vgg19(tmp_path / "trap.pth")
     assert "this ran" not in capsys.readouterr().out
     for other in ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, [torch.zeros(1)]):
         torch.save(other, tmp_path / "other.pth")
-        with pytest.raises(WeightsFileError, match="does not hold the convolutions of a VGG-19"):
+        with pytest.raises(InputError, match="does not hold the convolutions of a VGG-19"):
             load_vgg19(tmp_path / "other.pth")

@@ -1,8 +1,8 @@
 """DU-GAN's losses: U-Net discriminators of image and gradient, with CutMix (Huang et al., IEEE TIM 71, 2022).
 
 arXiv 2108.10772, section III; layers and weights are those of the authors' implementation (its defaults). Its images
-are in units of [-300, 300] HU; so what losses and discriminators see is brought to these, or the weights would mean
-other things. It is not clipped there: air and bone are learnt, too.
+are in units of [-300, 300] HU; ours are converted to these before losses and discriminators, or the weights would mean
+other things. They are not clipped: air and bone are learnt, too.
 """
 
 from __future__ import annotations
@@ -12,82 +12,83 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import to_hu
-from ASCONTrainingLib.config.settings import ConfigError
+from ASCONTrainingLib.method.losses import total_loss
+from ASCONTrainingLib.method.objective import TrainingContext, frozen, to_floats
 from ASCONTrainingLib.method.objectives.cncl import least_squares
-from ASCONTrainingLib.method.objectives.setup import Setup, frozen, to_floats
 
 WINDOW_HU = (-300.0, 300.0)
 MSE_WEIGHT, GRADIENT_WEIGHT, ADVERSARIAL_WEIGHT, CONSISTENCY_WEIGHT = 1.0, 20.0, 0.1, 1.0
-CUTMIX_SHARE, CUTMIX_WARM_UP = 0.5, 1000
-"""Share of the steps with CutMix, which is reached after so many steps."""
+CUTMIX_PROBABILITY, CUTMIX_WARM_UP = 0.5, 1000
+"""Of a step with CutMix, reached after so many steps."""
 RATE = 1e-4
 """Of each discriminator's Adam."""
 STEPS_DOWN, WIDTH, WIDEST = 6, 64, 512
 SLOPE, INITIAL_SD = 0.2, 0.01
 SOBEL = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))
 SOBEL_FLOOR = 1e-4
-"""Under the root of the gradient's magnitude, whose slope at 0 is finite so."""
+"""Added under the root of the gradient's magnitude, which makes its slope at 0 finite."""
 
 
-def make(setup: Setup) -> DUGANObjective:
-    """The objective with fresh discriminators. Raises ConfigError where the patches do not fit them."""
-    for _, patch, _ in setup.config.stages:
+def make(context: TrainingContext) -> DUGANObjective:
+    """The objective with fresh discriminators. Raises InputError where the patches do not fit them."""
+    for _, patch, _ in context.config.stages:
         if patch is not None and patch % DualDomain.SIDE_MULTIPLE:
-            raise ConfigError(f"DU-GAN's discriminators need sides that are multiples of 64; got patches of {patch}.")
-    discriminators = DualDomain().to(setup.device)
-    optimizers = {
+            raise InputError(f"DU-GAN's discriminators need sides that are multiples of 64; got patches of {patch}.")
+    discriminators = DualDomain().to(context.device)
+    optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam(getattr(discriminators, name).parameters(), RATE) for name in ("image", "gradient")
     }
-    return DUGANObjective(setup, discriminators, optimizers)
+    return DUGANObjective(context, discriminators, optimizers)
 
 
 class DUGANObjective:
-    """One step: both discriminators learn from the denoised image as it stands, then the denoiser learns."""
+    """One step: both discriminators learn from the denoised image as it is, then the denoiser learns."""
 
-    def __init__(self, setup: Setup, discriminators: DualDomain, optimizers: dict[str, torch.optim.Optimizer]):
-        self.setup, self.discriminators, self.optimizers = setup, discriminators, optimizers
-        self.called = {name: setup.wrap(getattr(discriminators, name)) for name in optimizers}
-        self.parts = {"discriminators": discriminators}
+    def __init__(
+        self, context: TrainingContext, discriminators: DualDomain, optimizers: dict[str, torch.optim.Optimizer]
+    ):
+        self.context, self.discriminators, self.optimizers = context, discriminators, optimizers
+        self.wrapped = {name: context.wrap(getattr(discriminators, name)) for name in optimizers}
+        self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {"discriminators": discriminators}
         self.parts |= {f"{name}_optimizer": optimizer for name, optimizer in optimizers.items()}
 
     def step(self, ldct: torch.Tensor, ndct: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
-        """One step on a batch, (B, 1, H, W) in unit range; `generator` draws CutMix's boxes.
+        """As `Objective.step`; `generator` draws CutMix's boxes.
 
-        "mse", "gradient" and "adversarial" are the denoiser's before their weights, "image" and "gradient_domain" the
-        discriminators'.
+        "mse", "gradient" and "adversarial" are parts of the denoiser's loss before their weights, "image" and
+        "gradient_domain" the discriminators' losses.
         """
-        denoised = to_window(self.setup.denoise(ldct))
+        denoised = to_window(self.context.denoise(ldct))
         ldct, ndct = to_window(ldct), to_window(ndct)
         domains = {
             "image": (ndct, denoised, ldct),
             "gradient": (gradient_size(ndct), gradient_size(denoised), gradient_size(ldct)),
         }
         mixed = self._mixes(generator)
-        judged = {}
+        critic_losses = {}
         for name, (real, false, source) in domains.items():
             mask = cutmix_mask(real.shape, generator).to(real) if mixed else None
-            loss = self._discriminator_loss(self.called[name], real, false.detach(), source, mask)
-            self.setup.descend(loss, f"{name} discriminator", self.optimizers[name])
-            judged[name] = loss
+            loss = self._discriminator_loss(self.wrapped[name], real, false.detach(), source, mask)
+            self.context.descend(loss, f"{name} discriminator", self.optimizers[name])
+            critic_losses[name] = loss
 
         with frozen(self.discriminators):
-            adversarial = sum(
-                least_squares(whole, 1.0) + least_squares(pixels, 1.0)
-                for whole, pixels in (self._judge(getattr(self.discriminators, n), d[1]) for n, d in domains.items())
-            )
+            scores = [self._scores(getattr(self.discriminators, n), false) for n, (_, false, _) in domains.items()]
+            adversarial = total_loss(least_squares(whole, 1.0) + least_squares(pixels, 1.0) for whole, pixels in scores)
         mse = F.mse_loss(denoised, ndct)
         gradient = F.l1_loss(domains["gradient"][1], domains["gradient"][0])
         loss = MSE_WEIGHT * mse + GRADIENT_WEIGHT * gradient + ADVERSARIAL_WEIGHT * adversarial
-        (norm,) = self.setup.descend(loss, "denoiser", self.setup.optimizer)
+        (norm,) = self.context.descend(loss, "denoiser", self.context.optimizer)
         parts = {"loss": loss, "mse": mse, "gradient": gradient, "adversarial": adversarial, "gradient_norm": norm}
-        return to_floats(parts | {"image": judged["image"], "gradient_domain": judged["gradient"]})
+        return to_floats(parts | {"image": critic_losses["image"], "gradient_domain": critic_losses["gradient"]})
 
     def _mixes(self, generator: torch.Generator) -> bool:
         """Whether this step has CutMix; counts the steps."""
         self.discriminators.steps += 1
-        share = CUTMIX_SHARE * min(1.0, self.discriminators.steps.item() / CUTMIX_WARM_UP)
-        return torch.rand((), generator=generator).item() < share
+        probability = CUTMIX_PROBABILITY * min(1.0, self.discriminators.steps.item() / CUTMIX_WARM_UP)
+        return torch.rand((), generator=generator).item() < probability
 
     def _discriminator_loss(
         self,
@@ -99,20 +100,21 @@ class DUGANObjective:
     ) -> torch.Tensor:
         """Real 1, denoised 0, LDCT 0, for the whole image and for each pixel; with a mask (H, W) also CutMix.
 
-        There the pixels are real where the mask is 1, the whole is false, and the judgement of the mixed image is to be
-        the mixture of judgements.
+        The mixed image's pixels are real where the mask is 1, the whole is false, and its scores are to be the mixture
+        of the scores of both images.
         """
         images = [real, false, source] + ([] if mask is None else [mask * real + (1 - mask) * false])
-        whole, pixels = (judged.chunk(len(images)) for judged in self._judge(discriminator, torch.cat(images)))
-        loss = sum(least_squares(j[k], wanted) for j in (whole, pixels) for k, wanted in ((0, 1.0), (1, 0.0), (2, 0.0)))
+        whole, pixels = (scores.chunk(len(images)) for scores in self._scores(discriminator, torch.cat(images)))
+        targets = (1.0, 0.0, 0.0)
+        loss = total_loss(least_squares(s[k], t) for s in (whole, pixels) for k, t in enumerate(targets))
         if mask is not None:
             mixture = mask * pixels[0] + (1 - mask) * pixels[1]
             loss = loss + least_squares(whole[3], 0.0) + (pixels[3] - mask).square().mean()
             loss = loss + CONSISTENCY_WEIGHT * F.mse_loss(pixels[3], mixture)
         return loss
 
-    def _judge(self, discriminator: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with self.setup.autocast():
+    def _scores(self, discriminator: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.context.autocast():
             whole, pixels = discriminator(x)
         return whole.float(), pixels.float()
 
@@ -126,26 +128,26 @@ def to_window(unit: torch.Tensor) -> torch.Tensor:
 def gradient_size(x: torch.Tensor) -> torch.Tensor:
     """Magnitude of the Sobel gradient, (B, 1, H, W): sqrt(gx^2 + gy^2 + 1e-4), kernels by 4, borders of zeros."""
     kernel = x.new_tensor(SOBEL) / 4
-    found = F.conv2d(x, torch.stack((kernel, kernel.T))[:, None], padding=1)
-    return torch.sqrt(found.square().sum(1, keepdim=True) + SOBEL_FLOOR)
+    gradient = F.conv2d(x, torch.stack((kernel, kernel.T))[:, None], padding=1)
+    return torch.sqrt(gradient.square().sum(1, keepdim=True) + SOBEL_FLOOR)
 
 
 def cutmix_mask(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """(H, W) of 1, with a box of 0 somewhere (Yun et al., ICCV 2019): the box has a uniformly drawn share of the area.
+    """(H, W) of 1, with a box of 0 somewhere (Yun et al., ICCV 2019): its fraction of the area is uniform.
 
     Its centre lies anywhere; what leaves the image is cut off.
     """
     height, width = shape[-2:]
-    share, row, column = torch.rand(3, generator=generator).tolist()
+    area, row, column = torch.rand(3, generator=generator).tolist()
     mask = torch.ones(height, width)
-    top, bottom = _side(row, share, height)
-    left, right = _side(column, share, width)
+    top, bottom = _side(row, area, height)
+    left, right = _side(column, area, width)
     mask[top:bottom, left:right] = 0
     return mask
 
 
-def _side(centre: float, share: float, length: int) -> tuple[int, int]:
-    half = length * share**0.5 / 2
+def _side(centre: float, area: float, length: int) -> tuple[int, int]:
+    half = length * area**0.5 / 2
     return round(max(centre * length - half, 0.0)), round(min(centre * length + half, length))
 
 
@@ -156,8 +158,9 @@ class DualDomain(nn.Module):
     """The discriminators of image and gradient, and the number of steps that they have seen."""
 
     SIDE_MULTIPLE = 2**STEPS_DOWN
+    steps: torch.Tensor
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.image = UNetDiscriminator()
         self.gradient = UNetDiscriminator()
@@ -165,12 +168,12 @@ class DualDomain(nn.Module):
 
 
 class UNetDiscriminator(nn.Module):
-    """A U-Net that judges the whole image in its middle and each pixel at its end.
+    """A U-Net that scores the whole image in its middle and each pixel at its end.
 
     Spectral normalisation in all convolutions but those with one output channel or one input channel.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         widths = [1] + [min(WIDTH * 2**k, WIDEST) for k in range(STEPS_DOWN)]
         widths.append(widths[-1])
@@ -183,12 +186,13 @@ class UNetDiscriminator(nn.Module):
         for layer in list(self.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.normal_(layer.weight, 0.0, INITIAL_SD)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
             if isinstance(layer, nn.Conv2d) and layer.out_channels > 1 and layer.in_channels > 1:
                 spectral_norm(layer)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 1, H, W), sides multiples of 64 -> the whole's judgement (B, 1), each pixel's (B, 1, H, W)."""
+        """(B, 1, H, W), sides multiples of 64 -> the score of the whole (B, 1), of each pixel (B, 1, H, W)."""
         skips = []
         for down in self.down:
             x, skip = down(x)
@@ -226,7 +230,8 @@ class Up(nn.Module):
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """(B, channels_in, H, W) and the skip (B, channels_in, 2H, 2W) -> (B, channels_out, 2H, 2W)"""
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-        return self.convs(torch.cat((x, skip), 1)) + self.shortcut(x)
+        y: torch.Tensor = self.convs(torch.cat((x, skip), 1)) + self.shortcut(x)
+        return y
 
 
 def _double_conv(channels_in: int, channels_out: int) -> nn.Sequential:

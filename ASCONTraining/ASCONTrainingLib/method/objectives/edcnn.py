@@ -13,73 +13,69 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ASCONTrainingLib.method.objectives.setup import Setup, to_floats
-from ASCONTrainingLib.method.perceptual import WeightsFileError, read_tensors
+from ASCONDenoiseLib.errors import InputError
+from ASCONTrainingLib.method.objective import TrainingContext, to_floats
+from ASCONTrainingLib.method.perceptual import read_tensors
 
 logger = logging.getLogger(__name__)
 
 PERCEPTUAL_WEIGHT = 0.01
 """w_p of section III-C."""
-STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
-"""Blocks and inner channels of the stages of ResNet-50 (He et al., CVPR 2016, Table 1); each puts out 4 times those."""
 
 
-def make(setup: Setup) -> EDCNNObjective:
-    """The compound loss, with the ResNet-50 of loss.resnet_weights. Raises perceptual.WeightsFileError."""
-    weights = setup.config.loss.resnet_weights
+def make(context: TrainingContext) -> EDCNNObjective:
+    """The compound loss, with the ResNet-50 of loss.resnet_weights. Raises InputError where it cannot be used."""
+    weights = context.config.loss.resnet_weights
     if weights is None:
         logger.warning("No file with ResNet-50 weights (loss.resnet_weights): EDCNN learns from the MSE alone.")
-        return EDCNNObjective(setup, None)
-    return EDCNNObjective(setup, load_resnet50(weights).to(setup.device))
+        return EDCNNObjective(context, None)
+    return EDCNNObjective(context, load_resnet50(weights).to(context.device))
 
 
 class EDCNNObjective:
     """One step of supervised training on the compound loss; `resnet` None: on the MSE alone."""
 
-    def __init__(self, setup: Setup, resnet: ResNet50 | None):
-        self.setup, self.resnet = setup, resnet
+    def __init__(self, context: TrainingContext, resnet: ResNet50 | None):
+        self.context, self.resnet = context, resnet
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {}
 
     def step(self, ldct: torch.Tensor, ndct: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
-        """One step on a batch, (B, 1, H, W) in unit range; "mse" and "perceptual" are losses before their weights."""
-        denoised = self.setup.denoise(ldct)
+        """As `Objective.step`; "mse" and "perceptual" are losses before their weights."""
+        denoised = self.context.denoise(ldct)
         parts = {"mse": F.mse_loss(denoised, ndct)}
         loss = parts["mse"]
         if self.resnet is not None:
-            with self.setup.autocast():
+            with self.context.autocast():
                 parts["perceptual"] = multi_scale_loss(self.resnet, denoised, ndct)
             loss = loss + PERCEPTUAL_WEIGHT * parts["perceptual"]
-        (norm,) = self.setup.descend(loss, "denoiser", self.setup.optimizer)
+        (norm,) = self.context.descend(loss, "denoiser", self.context.optimizer)
         return to_floats(parts | {"loss": loss, "gradient_norm": norm})
 
 
 def multi_scale_loss(resnet: ResNet50, denoised: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
     """Mean over the stages of the mean squared difference of their features: a scalar, fp32 at least."""
     with torch.no_grad():
-        wanted = resnet(ndct)
-    found = resnet(denoised)
-    kind = torch.promote_types(found[0].dtype, torch.float32)
-    return torch.stack([F.mse_loss(f.to(kind), w.to(kind)) for f, w in zip(found, wanted, strict=True)]).mean()
+        targets = resnet(ndct)
+    features = resnet(denoised)
+    kind = torch.promote_types(features[0].dtype, torch.float32)
+    return torch.stack([F.mse_loss(f.to(kind), t.to(kind)) for f, t in zip(features, targets, strict=True)]).mean()
 
 
 class ResNet50(nn.Module):
-    """ResNet-50 without its classifier, frozen; tensors have the names that the usual weight files give them.
+    """ResNet-50 (He et al., CVPR 2016, Table 1) without its classifier, frozen; tensors have the usual files' names.
 
     Gray is shown as red, green and blue. As in the authors' implementation it is not brought to ImageNet's mean and
     deviation. Batch normalisation uses the file's statistics.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        channels = 64
-        for number, (blocks, inner) in enumerate(STAGES, 1):
-            stage = []
-            for k in range(blocks):
-                stage.append(Bottleneck(channels, inner, stride=2 if k == 0 and number > 1 else 1))
-                channels = 4 * inner
-            setattr(self, f"layer{number}", nn.Sequential(*stage))
+        self.layer1 = _stage(64, 64, blocks=3, stride=1)
+        self.layer2 = _stage(256, 128, blocks=4, stride=2)
+        self.layer3 = _stage(512, 256, blocks=6, stride=2)
+        self.layer4 = _stage(1024, 512, blocks=3, stride=2)
         self.requires_grad_(False)
         self.eval()
 
@@ -96,6 +92,12 @@ class ResNet50(nn.Module):
             y = stage(y)
             features.append(y)
         return features
+
+
+def _stage(channels_in: int, inner: int, blocks: int, stride: int) -> nn.Sequential:
+    """Blocks of 4 times as many channels as `inner`, the first with the stride."""
+    first = Bottleneck(channels_in, inner, stride)
+    return nn.Sequential(first, *(Bottleneck(4 * inner, inner, stride=1) for _ in range(blocks - 1)))
 
 
 class Bottleneck(nn.Module):
@@ -127,14 +129,14 @@ class Bottleneck(nn.Module):
 def load_resnet50(path: str | Path) -> ResNet50:
     """ResNet-50 with the weights of a .safetensors file or of a PyTorch state dict (read without running its code).
 
-    Raises WeightsFileError where it is missing, cannot be read or holds other tensors.
+    Raises InputError where it is missing, cannot be read or holds other tensors.
     """
     state = read_tensors(path, "ResNet-50")
     resnet = ResNet50()
     try:
         resnet.load_state_dict({name: state[name] for name in resnet.state_dict() if name in state})
     except (RuntimeError, TypeError, KeyError) as error:
-        raise WeightsFileError(
+        raise InputError(
             f"{path} cannot be used as ResNet-50 weights ({type(error).__name__}); name a .safetensors file or a "
             "PyTorch state dict with the tensors conv1.weight to layer4.2.bn3.running_var."
         ) from error

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ASCONTrainingLib.config.settings import ConfigError
-from ASCONTrainingLib.method.objectives.setup import Setup, frozen, to_floats
-from ASCONTrainingLib.method.perceptual import VGG19, WeightsFileError, load_vgg19, perceptual_loss
+from ASCONDenoiseLib.errors import InputError
+from ASCONTrainingLib.method.objective import TrainingContext, frozen, to_floats
+from ASCONTrainingLib.method.perceptual import VGG19, load_vgg19, perceptual_loss
 
 CRITIC_STEPS = 4
 PENALTY = 10.0
@@ -25,50 +25,50 @@ LARGEST_PATCH = 128
 SLOPE = 0.2
 
 
-def make(setup: Setup) -> WGANVGGObjective:
+def make(context: TrainingContext) -> WGANVGGObjective:
     """The objective with a fresh critic and the VGG-19 of loss.vgg_weights.
 
-    Raises WeightsFileError without such a file, ConfigError where the critic cannot take the patches.
+    Raises InputError without such a file, or where the critic cannot take the patches.
     """
-    config = setup.config
+    config = context.config
     if config.loss.vgg_weights is None:
-        raise WeightsFileError(
+        raise InputError(
             "WGAN-VGG needs VGG-19 weights, which ASCON does not ship: name a file with them in loss.vgg_weights."
         )
     if config.patch is None or config.patch > LARGEST_PATCH or config.patch % 8 or config.growth:
-        raise ConfigError(
+        raise InputError(
             f"WGAN-VGG's critic needs one size of patch, a multiple of 8 and at most {LARGEST_PATCH} (the paper has "
             f"64), and no growth; the setting patch is {config.patch}, growth {config.growth}."
         )
-    critic = Critic(config.patch).to(setup.device)
-    vgg = load_vgg19(config.loss.vgg_weights).to(setup.device)
-    return WGANVGGObjective(setup, critic, torch.optim.Adam(critic.parameters(), RATE, BETAS), vgg)
+    critic = Critic(config.patch).to(context.device)
+    vgg = load_vgg19(config.loss.vgg_weights).to(context.device)
+    return WGANVGGObjective(context, critic, torch.optim.Adam(critic.parameters(), RATE, BETAS), vgg)
 
 
 class WGANVGGObjective:
-    """One step: the critic learns four times from the denoised image as it stands, then the denoiser learns."""
+    """One step: the critic learns four times from the same denoised image, then the denoiser learns."""
 
-    def __init__(self, setup: Setup, critic: Critic, optimizer: torch.optim.Optimizer, vgg: VGG19):
-        self.setup, self.critic, self.optimizer, self.vgg = setup, critic, optimizer, vgg
-        self.called = setup.wrap(critic)
-        self.parts = {"critic": critic, "critic_optimizer": optimizer}
+    def __init__(self, context: TrainingContext, critic: Critic, optimizer: torch.optim.Optimizer, vgg: VGG19):
+        self.context, self.critic, self.optimizer, self.vgg = context, critic, optimizer, vgg
+        self.wrapped = context.wrap(critic)
+        self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {"critic": critic, "critic_optimizer": optimizer}
 
     def step(self, ldct: torch.Tensor, ndct: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
-        """One step on a batch, (B, 1, H, W) in unit range; `generator` draws the penalty's places.
+        """As `Objective.step`; `generator` draws the places of the penalty.
 
-        "adversarial" and "perceptual" are the denoiser's before their weights; "distance" is the critic's estimate of
-        the Wasserstein distance and "penalty" its gradient penalty, both of its last step.
+        "adversarial" and "perceptual" are parts of the denoiser's loss before their weights; "distance" is the
+        critic's estimate of the Wasserstein distance and "penalty" its gradient penalty, both of its last step.
         """
-        denoised = self.setup.denoise(ldct)
+        denoised = self.context.denoise(ldct)
         for _ in range(CRITIC_STEPS):
             distance, penalty = self._distance(ndct, denoised.detach(), generator)
-            self.setup.descend(PENALTY * penalty - distance, "critic", self.optimizer)
+            self.context.descend(PENALTY * penalty - distance, "critic", self.optimizer)
 
-        with frozen(self.critic), self.setup.autocast():
+        with frozen(self.critic), self.context.autocast():
             adversarial = -self.critic(denoised).float().mean()
             perceptual = perceptual_loss(self.vgg, denoised, ndct)
         loss = adversarial + VGG_WEIGHT * perceptual
-        (norm,) = self.setup.descend(loss, "denoiser", self.setup.optimizer)
+        (norm,) = self.context.descend(loss, "denoiser", self.context.optimizer)
         parts = {"loss": loss, "adversarial": adversarial, "perceptual": perceptual, "gradient_norm": norm}
         return to_floats(parts | {"distance": distance, "penalty": penalty})
 
@@ -76,17 +76,18 @@ class WGANVGGObjective:
         self, ndct: torch.Tensor, denoised: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """E[D(NDCT)] - E[D(denoised)], and the gradient penalty (equation 3)."""
-        with self.setup.autocast():
-            real, false = self.called(torch.cat((ndct, denoised))).float().chunk(2)
-        share = torch.rand(len(ndct), 1, 1, 1, generator=generator).to(ndct)
-        return real.mean() - false.mean(), gradient_penalty(self.critic, share * ndct + (1 - share) * denoised)
+        with self.context.autocast():
+            real, false = self.wrapped(torch.cat((ndct, denoised))).float().chunk(2)
+        mixture = torch.rand(len(ndct), 1, 1, 1, generator=generator).to(ndct)
+        return real.mean() - false.mean(), gradient_penalty(self.critic, mixture * ndct + (1 - mixture) * denoised)
 
 
 def gradient_penalty(critic: nn.Module, between: torch.Tensor) -> torch.Tensor:
     """mean((|dD/dx| - 1)^2) at images (B, 1, H, W) (Gulrajani et al., NIPS 2017), in fp32: a scalar with a gradient."""
     between = between.detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty: torch.Tensor = (slope.flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty
 
 
 class Critic(nn.Module):
@@ -109,8 +110,10 @@ class Critic(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, side, side) -> (B, 1), any number"""
-        return self.value(F.leaky_relu(self.hidden(self.convs(x).flatten(1)), SLOPE))
+        score: torch.Tensor = self.value(F.leaky_relu(self.hidden(self.convs(x).flatten(1)), SLOPE))
+        return score

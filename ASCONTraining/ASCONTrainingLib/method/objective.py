@@ -1,22 +1,57 @@
-"""What every objective is given: the denoiser, its optimiser, the settings, and how a gradient step is taken."""
+"""What a training objective is, and what it is given: the denoiser, its optimiser and how a gradient step is taken.
+
+An objective says what one training step does. The implementations are in objectives/, one per file, and the dictionary
+in objectives/__init__.py names them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from ASCONTrainingLib.config.settings import ConfigError, TrainConfig
+from ASCONDenoiseLib.errors import Failure, InputError
+from ASCONTrainingLib.config.settings import TrainConfig
 
 
-class NotFiniteError(FloatingPointError):
+class NotFiniteError(Failure):
     """A loss or a gradient is NaN or infinite. No weights were changed with it."""
 
 
-def _as_it_is(network: nn.Module) -> nn.Module:
+class Objective(Protocol):
+    """What one step of a training does; made by a function `make(context: TrainingContext)` of its file."""
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module | torch.optim.Optimizer]:
+        """What it has besides the denoiser and the denoiser's optimiser: critics, MAC-Net, their optimisers.
+
+        Checkpoints save all of it under these names and restore it by `load_state_dict`. The learning rate that an
+        optimiser is made with is where its schedule starts; the training moves it.
+        """
+
+    def step(self, ldct: torch.Tensor, ndct: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
+        """Take one step on a batch; every network has moved afterwards.
+
+        Nothing that the next step depends on may live outside of `parts`, or a resumed training would be another one.
+
+        Args:
+            ldct: (B, 1, H, W) fp32 in unit range, on the context's device.
+            ndct: like `ldct`.
+            generator: source of all random numbers, on the CPU; checkpoints save its state.
+
+        Returns:
+            Numbers for the log; "loss" is the denoiser's.
+
+        Raises:
+            NotFiniteError: from `TrainingContext.descend`, before a weight was changed.
+        """
+
+
+def _unchanged(network: nn.Module) -> nn.Module:
     return network
 
 
@@ -25,55 +60,66 @@ def _at_the_end() -> float:
 
 
 @dataclass(frozen=True)
-class Setup:
+class TrainingContext:
     """The denoiser G as an objective sees it, and the tools to train it and other networks.
 
     Attributes:
         network: G as a step calls it, wrapped for mixed precision and for several processes.
-        bare: the same network without wrappers; calling it directly bypasses what keeps several processes in step.
-        optimizer: of G; its learning rate is set by the learner.
+        unwrapped: the same network without wrappers; a step that calls it leaves the other processes behind.
+        optimizer: of G; the training sets its learning rate.
         config: all settings.
         device: where networks and batches lie.
         wrap: makes another network fit for several processes (DistributedDataParallel); a step calls what it returns,
             `parts` keeps the network itself.
         autocast: makes the context in which networks run forward; losses are computed outside of it, in fp32.
-        scaler: of losses, for fp16; then steps with infinite gradients are skipped, as is its habit.
-        share: tells the share of the training that is done at this step, 0..1.
+        scaler: of losses, for fp16; it skips steps with infinite gradients.
+        fraction_done: returns the fraction of the training that is done at this step, 0..1.
     """
 
     network: nn.Module
-    bare: nn.Module
+    unwrapped: nn.Module
     optimizer: torch.optim.Optimizer
     config: TrainConfig
     device: torch.device = torch.device("cpu")
-    wrap: Callable[[nn.Module], nn.Module] = _as_it_is
-    autocast: Callable[[], AbstractContextManager] = nullcontext
+    wrap: Callable[[nn.Module], nn.Module] = _unchanged
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     scaler: torch.amp.GradScaler | None = None
-    share: Callable[[], float] = _at_the_end
+    fraction_done: Callable[[], float] = _at_the_end
 
     def denoise(self, ldct: torch.Tensor) -> torch.Tensor:
-        """G(ldct), (B, 1, H, W) fp32, with its gradient. Raises ConfigError for a G of more channels in training."""
+        """G(ldct), (B, 1, H, W) fp32, with its gradient. Raises InputError for a G of more channels in training."""
         with self.autocast():
-            denoised = self.network(ldct)
+            denoised: torch.Tensor = self.network(ldct)
         if denoised.shape != ldct.shape:
-            raise ConfigError(
+            raise InputError(
                 f"The network {self.config.network} gives {denoised.shape[1]} channels in training, and the objective "
                 f"{self.config.objective} takes 1: set objective to the network's own."
             )
         return denoised.to(ldct.dtype)
 
     def descend(self, loss: torch.Tensor, what: str, *optimizers: torch.optim.Optimizer) -> list[torch.Tensor]:
-        """Backward, then a step of each optimiser; returns the norms of their gradients, before clipping.
+        """Compute the gradient of a loss and take a step with each optimiser.
 
         Only parameters of `optimizers` may get a gradient: `frozen` holds others back. The denoiser's gradient is
-        clipped where the settings say so. `what` names the networks in the error. Raises NotFiniteError.
+        clipped where the settings say so.
+
+        Args:
+            loss: a scalar.
+            what: the networks that learn, for the error.
+            optimizers: those that take a step.
+
+        Returns:
+            The norm of each optimiser's gradient, before clipping.
+
+        Raises:
+            NotFiniteError: the loss or a gradient is not finite.
         """
         if not torch.isfinite(loss):
             raise NotFiniteError(f"The loss of the {what} is {loss.item()}.")
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        norms = [self._limit_gradient(optimizer) for optimizer in optimizers]
+        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+        norms = [self._clip_gradient(optimizer) for optimizer in optimizers]
         if self.scaler is None and not torch.isfinite(torch.stack(norms)).all():
             raise NotFiniteError(f"A gradient of the {what} is not finite, at a loss of {loss.item():g}.")
         for optimizer in optimizers:
@@ -85,7 +131,8 @@ class Setup:
             self.scaler.update()  # here, as an objective may take several steps with one optimiser
         return norms
 
-    def _limit_gradient(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    def _clip_gradient(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """The norm of the gradient before it is clipped; only the denoiser's has a limit."""
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
         limit = self.config.optimizer.gradient_clip if optimizer is self.optimizer else None
