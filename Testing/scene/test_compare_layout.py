@@ -22,7 +22,7 @@ from ASCONDenoiseLib.scene.compare_layout import (
     view_name,
 )
 from ASCONDenoiseLib.scene.volumes import ijk_to_world
-from ASCONDenoiseLib.scene.voxels import blend_planes, image_array, volume_array, voxels_modified
+from ASCONDenoiseLib.scene.voxels import blend_in_pieces, image_array, volume_array, voxels_modified
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_blended_slice_is_drawn_at_once(a_scene, a_layout):
     show_slice(views, volume)
     assert pixels_of(a_scene, "denoised").max() == 50
     shown = shown_slices(volume, views)
-    blend_planes(voxels, denoised, volume_array(volume), 0.5, shown)
+    list(blend_in_pieces(voxels, denoised, volume_array(volume), 0.5, shown))
     voxels_modified(volume)
     assert shown == [1] and pixels_of(a_scene, "denoised").max() == 75
 
@@ -191,7 +191,7 @@ def test_rows_and_columns_on_show_are_found_and_blended(a_scene, a_layout, orien
     assert shown == sorted(shown, key=len) and len(shown) == 2 and shown[0] == (4,)
     assert shown[1] == (slice(None),) * axis + (index[axis],)
     target = denoised.copy()
-    blend_planes(voxels, denoised, target, 0.0, shown)
+    list(blend_in_pieces(voxels, denoised, target, 0.0, shown))
     expected = denoised.copy()
     expected[4] = 100
     np.moveaxis(expected, axis, 0)[index[axis]] = 100

@@ -12,7 +12,6 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.output_rule import blend
 from ASCONDenoiseLib.scene.voxels import (
     blend_in_pieces,
-    blend_planes,
     copy_in_pieces,
     difference_dtype,
     image_array,
@@ -121,7 +120,7 @@ def test_shown_slices_are_blended_at_once_and_the_rest_in_pieces(strength):
     voxels, denoised = rng.integers(-1000, 2000, (2, 4, 8, 8)).astype(np.int16)
     expected = np.rint(voxels + strength * (denoised.astype(float) - voxels)).astype(np.int16)
     target = denoised.copy()
-    blend_planes(voxels, denoised, target, strength, [2])
+    list(blend_in_pieces(voxels, denoised, target, strength, [2]))
     np.testing.assert_array_equal(target[2], expected[2])
     np.testing.assert_array_equal(target[[0, 1, 3]], denoised[[0, 1, 3]])
     for _ in blend_in_pieces(voxels, denoised, target, strength, [2, 0, 1, 3], budget_s=0):

@@ -13,9 +13,9 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Signal
 
+from .layout_manager import qSlicerLayoutManager
 from .pythonqt import SPECIAL, wrap
 from .traps import swallow
-from .views import qSlicerLayoutManager
 from .widgets import ctkDICOMDatabase, offered, qSlicerWidget, stored
 
 LOGICS = {"volumes": "vtkSlicerVolumesLogic", "colors": "vtkSlicerColorLogic", "models": "vtkSlicerModelsLogic"}

@@ -114,7 +114,7 @@ def _fill_segments(segmentation: slicer.vtkSegmentation, labels: Any, clusters: 
 
 
 def _fill_points(node: slicer.vtkMRMLTableNode, clusters: list, points: Mapping[str, np.ndarray]) -> None:
-    """One row per point and one column y per cluster, NaN in the rows of other clusters: a plot's row is the point's."""
+    """One row per point and one column y per cluster, NaN for the points of others: a plot's row is the point's."""
     x, y = points["xy"].astype(np.float32).T
     columns = {"x": x}
     for cluster in clusters:

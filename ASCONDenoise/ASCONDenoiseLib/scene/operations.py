@@ -36,7 +36,6 @@ from ASCONDenoiseLib.scene.volumes import (
 )
 from ASCONDenoiseLib.scene.voxels import (
     blend_in_pieces,
-    blend_planes,
     copy_in_pieces,
     difference_dtype,
     image_array,
@@ -184,7 +183,8 @@ def blend_shown(run: Run, strength: float, views: list[Any]) -> None:
     """Changes the strength of the slices, rows and columns that the views (slice nodes) show, at once."""
     shown = shown_planes(run.output, views)
     voxels = volume_array(run.output)
-    blend_planes(run.voxels("ldct"), run.voxels("full"), voxels, strength, shown)
+    for _ in blend_in_pieces(run.voxels("ldct"), run.voxels("full"), voxels, strength, shown):
+        pass
     voxels_modified(run.output)
     if run.difference is not None:
         for _ in subtract_in_pieces(voxels, run.voxels("ldct"), volume_array(run.difference), shown):
