@@ -1,4 +1,4 @@
-"""A prepared set and a network that train in milliseconds."""
+"""Prepared sets, and a network that trains in milliseconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from ASCONTrainingLib.config.settings import LossConfig, MACConfig, OptimizerConfig, TrainConfig
-from ASCONTrainingLib.data.training_set import Index, PreparedVolume, background_cells, write_index
+from ASCONTrainingLib.data.background import background_cells
+from ASCONTrainingLib.data.set_index import Index, PreparedVolume, write_index
+
+LIMITS = {"train": 0.85, "validation": 0.85, "test": 0.85}
 
 
 class Tiny(nn.Module):
@@ -46,9 +49,47 @@ def make_set(
         for what, array in (("ndct", ndct), ("ldct", ldct), ("background", background_cells(ndct))):
             np.save(folder / f"{name}.{what}.npy", array)
         volumes.append(PreparedVolume(name, name, split, ndct.shape, (0.7, 0.7, 3.0), 0.25, f"{name}.nrrd"))
-    limits = {split: 0.85 for split in ("train", "validation", "test")}
-    write_index(Index("simulate", {}, limits, len(volumes), tuple(volumes)), folder)
+    write_index(Index("simulate", {}, LIMITS, len(volumes), tuple(volumes)), folder)
     return folder
+
+
+def some_hu(shape: tuple[int, int, int] = (3, 40, 56), seed: int = 0) -> np.ndarray:
+    """(S, H, W) int16: air and body in blobs of 4 pixels, so that shares of background vary; beyond the window too."""
+    random = np.random.default_rng(seed)
+    s, h, w = shape
+    blobs = random.random((s, -(-h // 4), -(-w // 4))) < random.random((s, 1, 1))
+    air = blobs.repeat(4, 1).repeat(4, 2)[:, :h, :w]
+    return np.where(air, random.integers(-1100, -499, shape), random.integers(-499, 2300, shape)).astype(np.int16)
+
+
+def make_random_set(
+    folder: Path,
+    volumes: list[tuple],
+    kind: str = "paired",
+    planned: int | None = None,
+    limits: dict[str, float] = LIMITS,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Write a set of (name, patient, split, shape, dose) with the voxels of `some_hu`; returns {name: (ldct, ndct)}."""
+    folder.mkdir(exist_ok=True)
+    entries, arrays = [], {}
+    for seed, (name, patient, split, shape, dose) in enumerate(volumes):
+        ndct = some_hu(shape, seed)
+        ldct = ndct + np.random.default_rng(seed + 100).integers(-50, 51, shape).astype(np.int16)
+        for what, array in (("ndct", ndct), ("ldct", ldct), ("background", background_cells(ndct))):
+            np.save(folder / f"{name}.{what}.npy", array)
+        entries.append(PreparedVolume(name, patient, split, shape, (0.7, 0.7, 1.0), dose, f"there/{name}"))
+        arrays[name] = ldct, ndct
+    index = Index(kind, {"a": 1}, dict(limits), len(volumes) if planned is None else planned, tuple(entries))
+    write_index(index, folder)
+    return arrays
+
+
+VOLUMES = [
+    ("a", "A", "train", (4, 40, 56), None),
+    ("b", "B", "train", (2, 64, 48), None),
+    ("c", "C", "validation", (3, 32, 32), None),
+    ("d", "D", "test", (3, 32, 32), None),
+]
 
 
 def tiny_config(**changes: Any) -> TrainConfig:

@@ -54,12 +54,11 @@ def _run(arguments: list[str]) -> int:
         )
         return FAILED
     from ASCONDenoiseLib.commands import cli
-    from ASCONTrainingLib.commands import evaluation as judging
-    from ASCONTrainingLib.commands import training as commands
+    from ASCONTrainingLib.commands.registration import add_commands
 
     if not arguments or arguments[0].startswith("-"):
         arguments = ["train", *arguments]
-    return cli.main(arguments, plugins=[commands.add_commands, judging.add_commands])
+    return cli.main(arguments, plugins=[add_commands])
 
 
 def _lib_folders(script: Path) -> list[Path]:

@@ -157,13 +157,13 @@ def test_a_scope_may_leave_out_what_is_not_known(a_model, text, scope):
 def test_training_writes_what_its_scans_tell(sources, dose, doses, scope):
     from ASCONTrainingLib.config.settings import TrainConfig
     from ASCONTrainingLib.data.set_index import Index, PreparedVolume
-    from ASCONTrainingLib.trainer.trainer import _scope
+    from ASCONTrainingLib.trainer import model_card
 
     scans = [(f"{n}", "train", (0.7, 0.7, n), dose, source) for n, source in enumerate(sources, 1)]
     scans.append(("t", "test", (0.7, 0.7, 20.0), 0.05, "t.nrrd"))
     volumes = [PreparedVolume(name, name, split, (4, 64, 64), mm, part, of) for name, split, mm, part, of in scans]
     index = Index("simulate", {}, {}, len(volumes), tuple(volumes))
-    assert _scope(index, TrainConfig(doses=doses)) == scope
+    assert model_card.scope(index, TrainConfig(doses=doses)) == scope
 
 
 def test_shipped_cards_are_as_cards_are_written():

@@ -10,15 +10,16 @@ from typing import Any
 
 from ASCONTrainingLib.config.settings import LossConfig, MACConfig, OptimizerConfig, TrainConfig
 
+_PAPER_MAC = MACConfig(
+    local_queries=32,
+    global_queries=512,
+    window=13,  # candidates are nearer than 7 pixels (section 2.3)
+    candidates=48,  # not given; as many as a 7x7 window holds
+    filter_background=True,
+)
 _PAPER = TrainConfig(
     "paper-mayo2016",
-    mac=MACConfig(
-        local_queries=32,
-        global_queries=512,
-        window=13,  # candidates are nearer than 7 pixels (section 2.3)
-        candidates=48,  # not given; as many as a 7x7 window holds
-        filter_background=True,
-    ),
+    mac=_PAPER_MAC,
     loss=LossConfig(mse_weight=10.0, ssim_weight=10.0, mac_weight=1.0, mac_net_loss_weight=1.0),  # section 2.4
     optimizer=OptimizerConfig(1e-4, 1e-6, (0.9, 0.99), 1e-9, per_epoch=False),
 )
@@ -64,7 +65,7 @@ _ONLY_MSE = LossConfig(mse_weight=1000.0, ssim_weight=0.0)
 
 _ALL = (
     _PAPER,
-    replace(_PAPER, preset="paper-mayo2020", mac=replace(_PAPER.mac, local_queries=16, global_queries=256), patch=256),
+    replace(_PAPER, preset="paper-mayo2020", mac=replace(_PAPER_MAC, local_queries=16, global_queries=256), patch=256),
     TrainConfig("released"),
     # The whole objective in minutes, on phantoms and two processor cores: it shows that everything works, no more.
     TrainConfig(

@@ -26,10 +26,16 @@ KERNEL_SIGMA = 1.0
 
 
 def lesions(ndct_hu: np.ndarray, spacing_mm: tuple[float, ...], most: float, random: np.random.Generator) -> np.ndarray:
-    """HU to add to both images of a pair, float32 like ndct_hu (H, W): ellipses at random, edges blurred.
+    """Draw ellipses with blurred edges, whose diameters and contrasts are uniform in their logarithm.
 
-    most: of them for each 64x64 pixels; their number is uniform from 0 to that, but those whose middle would lie in
-    air are left out. Diameters and contrasts are uniform in their logarithm. spacing_mm: (x, y, ...).
+    Args:
+        ndct_hu: (H, W) float32; ellipses whose middle would lie in air are left out.
+        spacing_mm: (x, y, ...).
+        most: ellipses for each 64x64 pixels; their number is uniform from 0 to that.
+        random: where the numbers come from.
+
+    Returns:
+        HU to add to both images of the pair, float32 like `ndct_hu`.
     """
     added = np.zeros(ndct_hu.shape, np.float32)
     pixel_mm = math.sqrt(spacing_mm[0] * spacing_mm[1])
@@ -41,15 +47,17 @@ def lesions(ndct_hu: np.ndarray, spacing_mm: tuple[float, ...], most: float, ran
         roundness, angle = random.uniform(0.5, 1.0), random.uniform(0.0, math.pi)
         if ndct_hu[row, column] > LEAST_HU:
             reach = math.ceil(radius_px + 3 * blur_px)
-            rows, columns = (np.arange(max(0, n - reach), n + reach + 1) for n in (row, column))
-            rows, columns = rows[rows < added.shape[0], None], columns[columns < added.shape[1]]
-            shape = _ellipse(rows - row, columns - column, radius_px, roundness, angle, blur_px)
-            added[rows, columns] += np.float32(contrast_hu) * shape
+            rows, columns = (
+                np.arange(max(0, middle - reach), min(middle + reach + 1, length))
+                for middle, length in zip((row, column), added.shape, strict=True)
+            )
+            shape = _ellipse(rows[:, None] - row, columns - column, radius_px, roundness, angle, blur_px)
+            added[np.ix_(rows, columns)] += np.float32(contrast_hu) * shape
     return added
 
 
 def _ellipse(y: np.ndarray, x: np.ndarray, radius: float, roundness: float, angle: float, blur: float) -> np.ndarray:
-    """0 to 1: an ellipse with its longer half axis `radius` at `angle`, its edge that of an error function."""
+    """An ellipse, 0 to 1, with its longer half axis `radius` at `angle` and the edge of an error function."""
     along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     relative = np.hypot(along / radius, across / (roundness * radius))
     # distance to the edge: exact for discs and on the axes

@@ -44,13 +44,13 @@ def anisotropic_diffusion(conductance: float, iterations: int) -> Filter:
     import SimpleITK as sitk
 
     def run(image: np.ndarray) -> np.ndarray:
-        found = sitk.CurvatureAnisotropicDiffusion(
+        filtered = sitk.CurvatureAnisotropicDiffusion(
             sitk.GetImageFromArray(image),
             timeStep=0.125,  # the largest stable one in two dimensions
             conductanceParameter=conductance,
             numberOfIterations=iterations,
         )
-        return sitk.GetArrayFromImage(found)
+        return sitk.GetArrayFromImage(filtered)
 
     return run
 
@@ -80,7 +80,7 @@ def bm3d(sigma_hu: float) -> Filter:
 def candidates(noise_hu: float) -> dict[str, dict[str, Filter]]:
     """Name of each filter -> its settings in words -> the filter, for images of about so much noise."""
     sd = noise_hu
-    found = {
+    settings = {
         "Gaussian": {f"sigma {s:g} px": gaussian(s) for s in (0.4, 0.5, 0.6, 0.7, 0.9, 1.2)},
         "median": {f"{n}x{n}": median(n) for n in (3, 5, 7)},
         "bilateral": {
@@ -97,14 +97,20 @@ def candidates(noise_hu: float) -> dict[str, dict[str, Filter]]:
         "total variation": {f"weight {k:g} sd": total_variation(k * sd) for k in (0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 1.2)},
     }
     if find_spec("bm3d") is not None:
-        found["BM3D"] = {f"sigma {k:g} sd": bm3d(k * sd) for k in (0.6, 0.8, 1.0, 1.3)}
-    return found
+        settings["BM3D"] = {f"sigma {k:g} sd": bm3d(k * sd) for k in (0.6, 0.8, 1.0, 1.3)}
+    return settings
 
 
 def apply(ldct_hu: np.ndarray, run: Filter, padding_hu: float | None = None) -> np.ndarray:
-    """(S, H, W) through a filter by the rule that networks follow: x + F(c) - c with c = x clipped to the window.
+    """Filter by the rule that networks follow: x + F(c) - c with c = x clipped to the window.
 
-    Padding and voxels of 2000 HU and more keep their value; the dtype is the input's.
+    Args:
+        ldct_hu: (S, H, W); padding and voxels of 2000 HU and more keep their value.
+        run: the filter F.
+        padding_hu: a value that is padding besides those that always are.
+
+    Returns:
+        (S, H, W) of the input's dtype.
     """
     out = np.empty_like(ldct_hu)
     for x, y in zip(ldct_hu, out, strict=True):
@@ -113,8 +119,16 @@ def apply(ldct_hu: np.ndarray, run: Filter, padding_hu: float | None = None) -> 
     return out
 
 
-def tuned(settings: Mapping[str, Filter], ndct_hu: np.ndarray, ldct_hu: np.ndarray, slices: Sequence[int]) -> str:
-    """The setting with the least mean squared error from the NDCT, in the training window, on some slices."""
+def tuned(
+    settings: Mapping[str, Filter], ndct_hu: np.ndarray, ldct_hu: np.ndarray, slices: Sequence[int] | np.ndarray
+) -> str:
+    """Choose the setting with the least mean squared error from the NDCT, in the training window.
+
+    Args:
+        settings: in words -> the filter.
+        ndct_hu, ldct_hu: (S, H, W).
+        slices: those that are looked at.
+    """
     chosen = list(slices)
     wanted = clip_to_window(ndct_hu[chosen].astype(np.float64))
 

@@ -29,10 +29,11 @@ from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.card import load_card
 from ASCONDenoiseLib.models.files import verify
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
-from ASCONTrainingLib.commands import training as commands
+from ASCONTrainingLib.commands import training_arguments
+from ASCONTrainingLib.commands.registration import add_commands
 from ASCONTrainingLib.method.perceptual import VGG19
 from ASCONTrainingLib.trainer import run_folder
-from ASCONTrainingLib.trainer.trainer import Progress
+from ASCONTrainingLib.trainer.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "ASCONTraining" / "Scripts" / "train.py"
@@ -52,7 +53,7 @@ def the_tiny_network(monkeypatch):
 
 
 def ascon(*arguments: object) -> int:
-    return cli.main([str(argument) for argument in arguments], plugins=[commands.add_commands])
+    return cli.main([str(argument) for argument in arguments], plugins=[add_commands])
 
 
 def train(a_set: Path, run: Path, *arguments: object) -> int:
@@ -161,7 +162,7 @@ def test_a_stop_on_the_way_is_code_1(a_set, tmp_path, capsys):
 
 def test_progress_bar_names_loss_rate_speed_and_time_left(monkeypatch):
     now = Progress(120, 4800, 0.025, 0.21349, 1.9e-4, 23.07, 5025.0)
-    text = commands.describe(now)
+    text = training_arguments.describe(now)
     assert text == "step 120/4800, loss 0.2135, lr 1.9e-04, 23.1 images/s, 1:23:45 left"
 
     class Terminal(io.StringIO):
@@ -169,8 +170,8 @@ def test_progress_bar_names_loss_rate_speed_and_time_left(monkeypatch):
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(commands, "REFRESH_S", 0)
-    with commands._progress(cli.Console()) as (progress, say):
+    monkeypatch.setattr(training_arguments, "REFRESH_S", 0)
+    with training_arguments.shown_progress(Console()) as (progress, say):
         progress(now)
         say("PSNR 44 dB")
     shown = sys.stderr.getvalue()
@@ -178,8 +179,8 @@ def test_progress_bar_names_loss_rate_speed_and_time_left(monkeypatch):
 
 
 def test_smoke_makes_its_own_phantoms(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(commands.SMOKE_PHANTOMS, "phantoms", 2)
-    monkeypatch.setitem(commands.SMOKE_PHANTOMS, "phantom_shape", (1, 64, 64))
+    monkeypatch.setitem(training_arguments.SMOKE_PHANTOMS, "phantoms", 2)
+    monkeypatch.setitem(training_arguments.SMOKE_PHANTOMS, "phantom_shape", (1, 64, 64))
     changes = ["--epochs", 1, "--set", "steps_per_epoch=1", "--batch", 1, "--device", "cpu"]
     assert ascon("train", "--preset", "smoke", "--out", tmp_path / "run", *changes) == 0
     out, err = capsys.readouterr()
@@ -250,12 +251,12 @@ def test_ablation_needs_mac_net(a_set, tmp_path, capsys):
 def test_commands_are_found_by_the_entry_point():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, function = project["entry-points"]["ascon.commands"]["training"].split(":")
-    assert getattr(importlib.import_module(module), function) is commands.add_commands
+    assert getattr(importlib.import_module(module), function) is add_commands
 
 
 def test_commands_are_added_once(capsys):
     """By name and by an entry point: no conflict, and no remark."""
-    assert cli.main(["--help"], plugins=[commands.add_commands, commands.add_commands]) == 0
+    assert cli.main(["--help"], plugins=[add_commands, add_commands]) == 0
     out, err = capsys.readouterr()
     assert out.count("train a network") == 1 and err == ""
 
@@ -263,8 +264,8 @@ def test_commands_are_added_once(capsys):
 def test_listing_the_commands_loads_no_torch():
     code = (
         f"import sys; sys.path[:0] = {PATHS!r}\n"
-        "from ASCONDenoiseLib.commands import cli\nfrom ASCONTrainingLib.commands import training as commands\n"
-        "cli.main(['train', '--help'], plugins=[commands.add_commands])\nassert 'torch' not in sys.modules"
+        "from ASCONDenoiseLib.commands import cli\nfrom ASCONTrainingLib.commands.registration import add_commands\n"
+        "cli.main(['train', '--help'], plugins=[add_commands])\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

@@ -43,7 +43,7 @@ def test_a_lesion_has_the_area_and_contrast_that_were_asked_for(monkeypatch, mm,
 
 
 def test_the_edge_is_as_wide_as_its_blur(monkeypatch):
-    from ASCONDenoiseLib.imaging.image_quality import circular_edge_width_mm
+    from ASCONDenoiseLib.imaging.edges import circular_edge_width_mm
 
     for blur_mm in (0.5, 0.9):
         added = one_lesion(monkeypatch, mm=20.0, hu=100.0, blur_mm=blur_mm)

@@ -1,0 +1,124 @@
+"""Widths of edges in patients, in the output of a denoiser against the NDCT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ASCONDenoiseLib.imaging.edges import edge_width_mm
+from ASCONDenoiseLib.imaging.image_quality import Spacing
+from ASCONTrainingLib.evaluation.volumes import VolumePair
+
+PROFILE_MM, PLATEAU_MM, LATERAL_MM = 8.0, 4.0, 2.0
+"""Half the length of a profile; from where on it must be flat; how far to each side of it lines are averaged."""
+PATIENT_EDGES_HU = ((120.0, 300.0), (300.0, 2000.0))
+"""Contrasts of the edges in patients: organs against fat, vessels and bone; skin and lung."""
+MIN_EDGES = 20
+"""Fewer give no figure."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """10-90 % widths of one kind of edge.
+
+    Attributes:
+        where: "patients", or an insert of the cylinder.
+        contrast_hu: of the edge; in patients the median.
+        count: fits in patients, of whose widths these are the medians; realisations of the cylinder, fitted once.
+        reference_mm: width in the NDCT, or in the mean of the cylinder's LDCT.
+        output_mm: width in the output.
+    """
+
+    where: str
+    contrast_hu: float
+    count: int
+    reference_mm: float
+    output_mm: float
+
+    @property
+    def ratio(self) -> float:
+        return self.output_mm / self.reference_mm
+
+
+def patient_edges(
+    pairs: Sequence[VolumePair], outputs: Sequence[np.ndarray], contrast_hu: tuple[float, float], limit: int
+) -> Edge | None:
+    """Measure median 10-90 % widths along the same profiles in NDCT and output.
+
+    Profiles cross straight edges, between two flat sides, found in the smoothed NDCT; each is the mean of lines within
+    LATERAL_MM, and an error function is fitted to it.
+
+    Args:
+        pairs: the volumes.
+        outputs: the output of each, (S, H, W).
+        contrast_hu: band in which the contrast of an edge lies.
+        limit: at most so many edges of each volume.
+
+    Returns:
+        None where there are too few clean edges.
+    """
+    widths: list[list[float]] = []
+    contrasts: list[float] = []
+    for pair, output in zip(pairs, outputs, strict=True):
+        places = [place for s in range(len(pair.ndct_hu)) for place in _edge_places(pair, s, contrast_hu)]
+        chosen = np.random.default_rng(0).permutation(len(places))[: 2 * limit]  # some fits fail
+        fitted = 0
+        for i in chosen:
+            s, row, column, ny, nx, contrast = places[i]
+            both = [_profile(image[s], pair.spacing_mm, row, column, ny, nx) for image in (pair.ndct_hu, output)]
+            distance = np.linspace(-PROFILE_MM, PROFILE_MM, len(both[0]))
+            try:
+                widths.append([edge_width_mm(distance, profile) for profile in both])
+            except ValueError:
+                continue
+            contrasts.append(contrast)
+            fitted += 1
+            if fitted == limit:
+                break
+    if len(widths) < MIN_EDGES:
+        return None
+    reference, after = np.median(widths, axis=0)
+    return Edge("patients", float(np.median(contrasts)), len(widths), float(reference), float(after))
+
+
+def _edge_places(
+    pair: VolumePair, s: int, contrast_hu: tuple[float, float]
+) -> list[tuple[int, float, float, float, float, float]]:
+    """(slice, row, column, unit normal in y and x, contrast) of clean edges in one slice; the normal points uphill."""
+    dx, dy, _ = pair.spacing_mm
+    smooth = ndimage.gaussian_filter(pair.ndct_hu[s].astype(np.float32), (1.0 / dy, 1.0 / dx))
+    gy, gx = np.gradient(smooth, dy, dx)
+    size = np.hypot(gy, gx)
+    border = int(np.ceil((PROFILE_MM + LATERAL_MM) / min(dx, dy))) + 1
+    rows, columns = np.nonzero(size > contrast_hu[0] / 10)
+    inside = (rows >= border) & (rows < size.shape[0] - border)
+    inside &= (columns >= border) & (columns < size.shape[1] - border)
+    rows, columns = rows[inside], columns[inside]
+    ny, nx = gy[rows, columns] / size[rows, columns], gx[rows, columns] / size[rows, columns]
+
+    def at(image: np.ndarray, along_mm: float) -> np.ndarray:
+        where = [rows + along_mm * ny / dy, columns + along_mm * nx / dx]
+        return ndimage.map_coordinates(image, where, order=1, mode="nearest")
+
+    low, high = [at(smooth, -d) for d in (PLATEAU_MM, PROFILE_MM)], [at(smooth, d) for d in (PLATEAU_MM, PROFILE_MM)]
+    contrast = (high[0] + high[1] - low[0] - low[1]) / 2
+    clean = (contrast >= contrast_hu[0]) & (contrast < contrast_hu[1])
+    for side in (low, high):
+        clean &= np.abs(side[1] - side[0]) < 0.1 * contrast
+    middle = at(smooth, 0)
+    clean &= np.abs(middle - (low[0] + high[0]) / 2) < 0.15 * contrast  # the profile is centred on the edge
+    return [(s, *numbers) for numbers in zip(*(a[clean] for a in (rows, columns, ny, nx, contrast)), strict=True)]
+
+
+def _profile(image: np.ndarray, spacing_mm: Spacing, row: float, column: float, ny: float, nx: float) -> np.ndarray:
+    """Values along the normal, in steps of half a mm, mean over parallel lines."""
+    dx, dy, _ = spacing_mm
+    along = np.linspace(-PROFILE_MM, PROFILE_MM, int(4 * PROFILE_MM) + 1)[None]
+    across = np.linspace(-LATERAL_MM, LATERAL_MM, 5)[:, None]
+    where = [row + (along * ny + across * nx) / dy, column + (along * nx - across * ny) / dx]
+    top, left = (max(0, int(np.floor(w.min())) - 3) for w in where)
+    part = image[top : int(where[0].max()) + 5, left : int(where[1].max()) + 5].astype(np.float32)
+    return ndimage.map_coordinates(part, [where[0] - top, where[1] - left], order=3, mode="nearest").mean(0)

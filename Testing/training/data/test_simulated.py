@@ -1,0 +1,181 @@
+"""Simulated sets: whose noise it is, what it depends on, and what is left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pydicom
+import pytest
+from ct_folder_fixtures import arrays_of, assert_holds, mayo_2020_tree, some_pair
+from dicom_fixtures import make_ct_series
+
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume
+from ASCONDenoiseLib.physics.calibration import CalibrationError
+from ASCONTrainingLib.data.simulated import prepare_simulated
+from ASCONTrainingLib.data.training_set import EvaluationSet
+
+
+def fake_simulate(calls):
+    """In place of the physics: noise of one HU per unit of its seed modulo 50."""
+
+    def simulate(voxels, spacing_mm, settings, *, device, padding_hu):
+        calls.append(SimpleNamespace(settings=settings, spacing_mm=spacing_mm, device=device, padding_hu=padding_hu))
+        return SimpleNamespace(voxels=voxels + np.int16(settings.seed % 50 + 1))
+
+    return simulate
+
+
+def normal_dose_tree(root: Path, names=("a", "b", "c")) -> dict[str, np.ndarray]:
+    volumes = {}
+    for name in names:
+        volumes[name] = some_pair(ord(name))[0]
+        if name in "bd":
+            make_ct_series(root / name / "study" / "series", voxels_hu=volumes[name], padding=-1000)
+        else:
+            root.mkdir(exist_ok=True)
+            write_volume(Volume(volumes[name], Geometry((0.7, 0.7, 3.0), (0, 0, 0))), root / f"{name}.nii.gz")
+    return volumes
+
+
+def test_simulated_pairs_from_files_and_dicom(tmp_path):
+    volumes = normal_dose_tree(tmp_path / "in")
+    make_ct_series(tmp_path / "in" / "c_low_dose", shape=(2, 8, 8))
+    calls, log = [], []
+    index = prepare_simulated(
+        tmp_path / "in", tmp_path / "out", dose=0.25, simulate=fake_simulate(calls), device="cpu", log=log.append
+    )
+    assert [(v.name, v.patient, v.dose) for v in index.volumes] == [
+        ("a", "a", 0.25),
+        ("b-study-series", "b", 0.25),
+        ("c", "c", 0.25),
+    ]
+    assert index.simulated and sorted(v.split for v in index.volumes) == ["test", "train", "validation"]
+    for call, name, volume in zip(calls, volumes, index.volumes, strict=True):
+        assert call.settings.dose == 0.25 and call.settings.photons is None and call.settings.kernel == "scan"
+        assert_holds(tmp_path / "out", volume.name, volumes[name], volumes[name] + call.settings.seed % 50 + 1)
+    assert len({call.settings.seed for call in calls}) == 3
+    assert [call.padding_hu for call in calls] == [None, -2024.0, None]
+    assert calls[0].spacing_mm == pytest.approx((0.7, 0.7, 3.0))
+    assert "1 volumes say that they are low dose and are left out." in log
+
+
+def test_normal_dose_series_are_told_by_their_description_in_a_tree_of_uids(tmp_path):
+    pairs = mayo_2020_tree(tmp_path / "in", patients=("L004", "L006"), classic=True)
+    log = []
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", simulate=fake_simulate([]), log=log.append)
+    for volume, (ndct, _) in zip(index.volumes, pairs.values(), strict=True):
+        assert np.array_equal(arrays_of(tmp_path / "out", volume.name)[0], ndct)
+    assert "2 volumes say that they are low dose and are left out." in log
+    assert any("images of 2 patients, by their PatientID, lie in one folder" in line for line in log)
+
+
+def test_random_dose_and_noise_hang_on_the_volume_not_on_its_turn(tmp_path):
+    settings = {"dose": (0.1, 0.4), "seed": 3}
+    outcomes = []
+    for names in ("abcdef", "bdfg"):
+        normal_dose_tree(tmp_path / names, names)
+        calls = []
+        index = prepare_simulated(
+            tmp_path / names, tmp_path / f"out-{names}", simulate=fake_simulate(calls), **settings
+        )
+        outcomes.append({v.patient: (v.dose, c.settings.seed) for v, c in zip(index.volumes, calls, strict=True)})
+        assert all(v.dose == c.settings.dose for v, c in zip(index.volumes, calls, strict=True))
+    doses = [dose for dose, _ in outcomes[0].values()]
+    assert len(set(doses)) == 6 and min(doses) >= 0.1 and max(doses) <= 0.4
+    assert all(outcomes[0][name] == outcomes[1][name] for name in "bdf")
+
+
+def test_phantoms_stand_in(tmp_path):
+    scans = []
+
+    def scan(voxels, spacing_mm, settings, *, device):
+        scans.append((voxels, spacing_mm, settings))
+        return np.rint(voxels)
+
+    settings = {"phantoms": 3, "phantom_shape": (2, 32, 48), "simulate": fake_simulate([]), "scan": scan}
+    index = prepare_simulated(None, tmp_path / "out", **settings)
+    assert [v.patient for v in index.volumes] == ["phantom0", "phantom1", "phantom2"]
+    assert sorted(v.split for v in index.volumes) == ["test", "train", "validation"]
+    assert all(v.shape == (2, 32, 48) and v.spacing_mm == (8.0, 12.0, 80.0) for v in index.volumes)
+    for volume, (voxels, _, _) in zip(index.volumes, scans, strict=True):
+        assert np.array_equal(arrays_of(tmp_path / "out", volume.name)[0], np.rint(voxels))
+    assert all(2e5 <= s.photons <= 1.5e6 and 0.38 <= s.kernel.cutoff_per_mm <= 0.6 for _, _, s in scans)
+    assert len({s.photons for _, _, s in scans}) == len({s.seed for _, _, s in scans}) == 3
+
+
+def test_phantoms_fill_up_and_train(tmp_path):
+    normal_dose_tree(tmp_path / "in")
+    settings = {"phantom_shape": (1, 32, 32), "simulate": fake_simulate([]), "scan": lambda v, *_, device: v}
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", phantoms=1, **settings)
+    assert [(v.name, v.split) for v in index.volumes[3:]] == [("phantom0", "train")]
+    before = {v.name: (tmp_path / "out" / f"{v.name}.ldct.npy").stat().st_mtime_ns for v in index.volumes}
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", phantoms=2, **settings)
+    assert len(index.volumes) == 5
+    after = {name: (tmp_path / "out" / f"{name}.ldct.npy").stat().st_mtime_ns for name in before}
+    assert after == before
+
+
+def test_a_phantom_goes_through_the_real_physics(tmp_path):
+    index = prepare_simulated(None, tmp_path / "out", phantoms=1, phantom_shape=(1, 48, 48), dose=0.1)
+    ndct, ldct = arrays_of(tmp_path / "out", "phantom0")
+    noise = (ldct - ndct)[0, 16:32, 16:32].astype(float)
+    assert 0.3 < noise.std() < 200 and abs(noise.mean()) < noise.std()
+    assert index.volumes[0].split == "train"
+
+
+def test_volumes_that_cannot_be_simulated_are_left_out_and_named(tmp_path):
+    normal_dose_tree(tmp_path / "in", "abc")
+    write_volume(Volume(np.full((1, 8, 8), -5, np.int16), Geometry()), tmp_path / "in/blank.mha")
+    write_volume(Volume(np.full((1, 8, 8), 7, np.int16), Geometry()), tmp_path / "in/notHU.mha")
+    (tmp_path / "in/broken.nrrd").write_bytes(b"NRRD")
+    calls, log = [], []
+
+    def simulate(voxels, *arguments, **settings):
+        if voxels.shape[1] == 8:
+            raise CalibrationError("Nothing to measure.")
+        return fake_simulate(calls)(voxels, *arguments, **settings)
+
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", simulate=simulate, log=log.append)
+    assert {v.patient for v in index.volumes} == set("abc")
+    text = "\n".join(log)
+    assert "blank is left out: Nothing to measure." in text and "notHU is left out: " in text
+    assert "broken is left out: " in text and "3 of 6 volumes are left out." in text
+    EvaluationSet(tmp_path / "out", index.volumes[0].split)  # whole all the same
+
+
+def test_nothing_that_can_be_simulated_is_an_error(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError, match="holds no normal-dose CT volume"):
+        prepare_simulated(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in/broken.nrrd").write_bytes(b"NRRD")
+    with pytest.raises(InputError, match="None of 1 volumes can be used. .*broken.nrrd cannot be read"):
+        prepare_simulated(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.skipif("ASCON_TEST_DATA" not in os.environ, reason="ASCON_TEST_DATA names no folder of real CT")
+def test_real_series_are_found_and_read(tmp_path):
+    folder = Path(os.environ["ASCON_TEST_DATA"]) / "dicom"
+    index = prepare_simulated(folder, tmp_path / "out", simulate=fake_simulate([]))
+    assert len(index.volumes) == len([path for path in folder.iterdir() if path.is_dir()])
+    for volume in index.volumes:
+        ndct = arrays_of(tmp_path / "out", volume.name)[0]
+        for file in (folder / volume.source).glob("*.dcm"):
+            dataset = pydicom.dcmread(file)
+            hu = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+            assert (ndct == np.rint(hu)).all((1, 2)).any()
+
+
+@pytest.mark.parametrize("dose", [0, 1, 1.5, (0.5, 0.1), (0.1, 0.2, 0.3)])
+def test_dose_must_be_a_fraction(tmp_path, dose):
+    with pytest.raises(InputError, match="dose must be above 0 and below 1"):
+        prepare_simulated(None, tmp_path / "out", dose=dose, phantoms=1)
+
+
+def test_nothing_to_simulate_from_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="nothing to simulate from"):
+        prepare_simulated(None, tmp_path / "out")
