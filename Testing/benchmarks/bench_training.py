@@ -108,36 +108,36 @@ def measure(part: str, way: str, device: str, batch: int, side: int, steps: int)
 
     from ASCONTrainingLib.config.presets import PRESETS
     from ASCONTrainingLib.trainer.distributed import Processes
-    from ASCONTrainingLib.trainer.training_state import Learner
+    from ASCONTrainingLib.trainer.training_state import TrainingState
 
     config = replace(PRESETS["released"], batch=batch, precision="bf16" if way == "ours" else "fp32")
     config = config if part == "full" else replace(config, mac=None)
-    learner = Learner(config, Processes(device))
-    mac = learner.objective.parts.get("mac")
+    state = TrainingState(config, Processes(device))
+    mac = state.objective.parts.get("mac")
     layout = torch.contiguous_format if way == "naive" else torch.channels_last
     if way == "naive":
-        naive_attention(learner.network.to(memory_format=layout))
+        naive_attention(state.network.to(memory_format=layout))
         if mac is not None:
             naive_mac_net(mac.to(memory_format=layout))
     generator = torch.Generator().manual_seed(1)
     ndct = torch.nn.functional.avg_pool2d(torch.rand(batch, 1, side + 8, side + 8, generator=generator), 9, 1)
     ldct = ndct + 0.01 * torch.randn(ndct.shape, generator=generator)
     ldct, ndct = (
-        torch.empty(images.shape, device=learner.device, memory_format=layout).copy_(images) for images in (ldct, ndct)
+        torch.empty(images.shape, device=state.device, memory_format=layout).copy_(images) for images in (ldct, ndct)
     )
 
     def step() -> tuple[float, dict[str, float]]:
         began = time.monotonic()
-        losses = learner.learn(ldct, ndct, 0.0)  # ends with the losses on the CPU, so the device has finished
+        losses = state.train_step(ldct, ndct, 0.0)  # ends with the losses on the CPU, so the device has finished
         return time.monotonic() - began, losses
 
     _, first = step()
-    if learner.device.type == "cuda":
+    if state.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = [step()[0] for _ in range(steps)]
-    if learner.device.type == "cuda":
+    if state.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1e6
-        name = torch.cuda.get_device_name(learner.device)
+        name = torch.cuda.get_device_name(state.device)
     else:
         import resource
 

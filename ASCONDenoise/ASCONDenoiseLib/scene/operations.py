@@ -1,7 +1,7 @@
 """The panel's work as generators that never hold Slicer's main thread for long.
 
 Each yields a number after a piece of work of some milliseconds, or a dictionary: a job for the worker
-(worker/server.py lists them), whose result is sent back. The caller runs the event loop in between. To cancel, throw an
+(worker/ lists them), whose result is sent back. The caller runs the event loop in between. To cancel, throw an
 exception into the generator: no node and no file is left that was not there before.
 """
 
