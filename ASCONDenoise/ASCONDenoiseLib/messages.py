@@ -79,7 +79,7 @@ def segment_name(cluster: Mapping[str, Any], _: Translate = str) -> str:
 
 def cluster_rows(clusters: Sequence[Mapping[str, Any]], _: Translate = str) -> list[tuple[str, ...]]:
     """The worker's clusters as rows of text, the header first. Mean ± standard deviation, over each cluster."""
-    rows = [(_("Suggested"), _("ml"), _("Before [HU]"), _("After [HU]"), _("Removed [HU]"))]
+    rows: list[tuple[str, ...]] = [(_("Suggested"), _("ml"), _("Before [HU]"), _("After [HU]"), _("Removed [HU]"))]
     for c in clusters:
         name = f"{c['label']} {reading(c['reading'], _)}"
         hu = [f"{c[f'mean_{when}_hu']:.0f} ± {c[f'sd_{when}_hu']:.0f}" for when in ("before", "after")]

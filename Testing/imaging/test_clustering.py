@@ -11,8 +11,9 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
+from ASCONDenoiseLib.errors import Cancelled, InputError
 from ASCONDenoiseLib.imaging import clustering
-from ASCONDenoiseLib.imaging.clustering import ClusterError, ClusterSettings
+from ASCONDenoiseLib.imaging.clustering import ClusterSettings
 from ASCONDenoiseLib.physics import phantoms
 
 SPACING_MM = (2.6, 2.6, 3.0)
@@ -81,7 +82,7 @@ def test_the_nearest_centre_is_the_nearest():
 
 
 def test_k_means_needs_enough_voxels_and_gives_no_empty_twins():
-    with pytest.raises(ClusterError, match="there are 3"):
+    with pytest.raises(InputError, match="there are 3"):
         clustering.cluster_centres(np.zeros((3, 4), np.float32), 4)
     two_values = np.repeat(np.float32([[0, 1], [2, 5]]), 10, axis=0)
     np.testing.assert_array_equal(clustering.cluster_centres(two_values, 5), [[0, 1], [2, 5]])
@@ -115,7 +116,7 @@ def test_a_handful_of_points_can_be_embedded():
 def test_cancelling_the_embedding_is_heard_at_once():
     features = np.random.default_rng(0).normal(size=(3000, 32))
     started = time.monotonic()
-    with pytest.raises(InterruptedError):
+    with pytest.raises(Cancelled):
         clustering.embedding(features, cancelled=lambda: time.monotonic() > started + 0.2)
     assert time.monotonic() < started + 1
 
@@ -212,5 +213,5 @@ def test_colours_differ_for_everybody(vision):
     [({"clusters": 1}, "2 to 12"), ({"clusters": 13}, "2 to 12"), ({"points": 9}, "100 to"), ({"seed": -1}, "seed")],
 )
 def test_settings_that_make_no_sense(settings, words):
-    with pytest.raises(ClusterError, match=words):
+    with pytest.raises(InputError, match=words):
         ClusterSettings(**settings)

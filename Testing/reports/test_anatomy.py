@@ -54,12 +54,6 @@ def test_the_drawing_says_the_same(two_crowds):
     assert "2  a &lt; b, -100 HU" in svg and svg.count(">1</text>") == 2  # on its halo
 
 
-def test_the_table_of_clusters_in_words():
-    header, row, _ = anatomy_report.cluster_rows(CLUSTERS)
-    assert header == ("", "reads as", "ml", "before [HU]", "after [HU]", "noise removed [HU]")
-    assert row == ("1", "fat", "2.5", "-100 ± 20", "-100 ± 10", "17.3")
-
-
 def test_ras_is_lps_turned_round():
     geometry = Geometry((2.0, 3.0, 4.0), (10.0, 20.0, 30.0), (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0))
     np.testing.assert_array_equal(anatomy_report.to_ras(np.array([[5, 7, 1]]), geometry), [[-31, -30, 26]])

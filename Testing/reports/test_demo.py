@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from dicom_fixtures import make_ct_series, oblique_direction
+from folder_contents import files_in
 from model_fixtures import a_card
 from PIL import Image
 from torch import nn
@@ -27,8 +26,8 @@ from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONDenoiseLib.physics import dose
 from ASCONDenoiseLib.physics.calibration import CalibrationError
 from ASCONDenoiseLib.physics.settings import DoseSettings
-from ASCONDenoiseLib.reports import demo
-from ASCONDenoiseLib.reports.demo import Scan
+from ASCONDenoiseLib.reports import demo, demo_scans
+from ASCONDenoiseLib.reports.demo_scans import Scan
 
 SPACING_MM = (2.0, 2.0, 3.0)
 A_CARD = a_card(name="A <test> model", architecture="shift", sha256="ab" * 32)
@@ -50,14 +49,6 @@ def a_noisy_scan() -> Scan:
     volume = Volume(np.rint(noisy).astype(np.int16), Geometry(SPACING_MM, (1.0, 2.0, 3.0), oblique_direction()))
     truth_hu = np.repeat(np.rint(clean).astype(np.int16)[None], 3, axis=0)
     return Scan("water", "Water & air", "A cylinder.", volume, ("abdomen", "lung"), truth_hu=truth_hu)
-
-
-def files_in(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def psnr_db(reference: np.ndarray, test: np.ndarray) -> float:
@@ -192,9 +183,9 @@ def test_an_interrupted_demonstration_leaves_the_old_one(a_noisy_scan, tmp_path,
 
 def test_the_scans_that_come_with_it(monkeypatch):
     """Two real slices without a download, two phantoms with the noise of a routine scan (small here)."""
-    monkeypatch.setattr(demo, "PHANTOM_SHAPE", (1, 128, 128))
-    monkeypatch.setattr(demo, "PHANTOM_SPACING_MM", (2.96, 2.96, 3.0))
-    head, spine, *phantoms = demo.default_scans()
+    monkeypatch.setattr(demo_scans, "PHANTOM_SHAPE", (1, 128, 128))
+    monkeypatch.setattr(demo_scans, "PHANTOM_SPACING_MM", (2.96, 2.96, 3.0))
+    head, spine, *phantoms = demo_scans.default_scans()
     assert head.ndct.voxels.shape == (1, 512, 512) and spine.ndct.voxels.shape == (1, 128, 128)
     assert head.ndct.voxels.dtype == spine.ndct.voxels.dtype == np.int16
     assert head.ndct.geometry.spacing_mm == (0.431, 0.431, 5.0)
@@ -210,7 +201,7 @@ def test_the_scans_that_come_with_it(monkeypatch):
 def test_ones_own_scan_is_cut_to_its_middle_and_stays_where_it_lies(tmp_path):
     make_ct_series(tmp_path / "ct", shape=(21, 16, 12), direction=oblique_direction(), series_uid="1.2.3")
     whole = read_volume(tmp_path / "ct")
-    scan = demo.own_scan(tmp_path / "ct", "1.2.3")
+    scan = demo_scans.own_scan(tmp_path / "ct", "1.2.3")
     np.testing.assert_array_equal(scan.ndct.voxels, whole.voxels[6:14])
     normal = np.reshape(oblique_direction(), (3, 3))[:, 2]
     expected = np.asarray(whole.geometry.origin_mm) + 6 * 2.5 * normal

@@ -1,56 +1,101 @@
-"""Arguments that several commands share, and what their values may be."""
+"""How a command joins `ascon`, the arguments that several commands share, and what their values may be."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
+
+from ASCONDenoiseLib.commands.console import Console
+from ASCONDenoiseLib.errors import InputError
+
+Subparsers = Any
+"""What `argparse.ArgumentParser.add_subparsers` returns; its class is private."""
 
 
-class UsageError(ValueError):
-    """The command line asks for something that cannot be; the text says what."""
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints go the way of all errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[0].upper()}{message[1:]}. See `{self.prog} --help`.")
+
+
+def add_command(
+    subparsers: Subparsers,
+    name: str,
+    run: Callable[[argparse.Namespace, Console], None],
+    *,
+    summary: str,
+    example: str,
+) -> Parser:
+    """Add `ascon NAME`, with the options that all commands share; its own arguments are added to what is returned.
+
+    Args:
+        subparsers: of `ascon`, or of a group of commands.
+        name: of the command.
+        run: called with the parsed arguments and the console. Where something is wrong, it raises an AsconError, which
+            knows the exit code; any other exception is a defect, exit code 1.
+        summary: what the command does, in the list of commands; it begins with a small letter.
+        example: a command line.
+    """
+    parser: Parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    common = parser.add_argument_group("options of all commands")
+    common.add_argument("--json", action="store_true", help="print JSON lines: progress, then the result or an error")
+    common.add_argument("--log", metavar="FILE", type=to_path, help="append what happens, with times, to this file")
+    common.add_argument("--quiet", action="store_true", help="no progress, remarks or closing line")
+    common.add_argument("--debug", action="store_true", help="on an error, show where in the program it came up")
+    parser.set_defaults(run=run, command=parser.prog.removeprefix("ascon "))
+    return parser
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
-    """IN and --series."""
+    """Add IN and --series."""
     parser.add_argument(
         "input", metavar="IN", type=to_path, help="DICOM folder or file, .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd"
     )
     parser.add_argument("--series", metavar="UID", help="of a DICOM folder that holds several series")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """--model."""
+def add_model(parser: argparse._ActionsContainer) -> None:
+    """Add --model."""
     parser.add_argument("--model", metavar="NAME|FILE", help="see `ascon models list` (default: the default model)")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """--device."""
+    """Add --device."""
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:0 or mps")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """--precision, `inference.PRECISIONS`."""
+    """Add --precision, `mixed_precision.PRECISIONS`."""
     help_text = "of the network: auto (default) takes bf16 where it is fast and faithful, else fp32"
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=help_text)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    """--force."""
+    """Add --force."""
     parser.add_argument("--force", action="store_true", help="overwrite an existing file (never a folder)")
 
 
 def to_path(text: str) -> Path:
-    """A path that SimpleITK survives: on a name that is not Unicode it ends the whole process."""
+    """Convert to a path that SimpleITK survives: on a name that is not Unicode it ends the whole process."""
     with _argument_error("this file name is not valid Unicode; rename the file"):
         text.encode()
         return Path(text)
 
 
 def to_strength(text: str) -> float:
-    """A number from 0 to 1."""
+    """Convert to a number from 0 to 1."""
     with _argument_error(f"strength is a number from 0 to 1; got {text}"):
         value = float(text)
         if not 0 <= value <= 1:
@@ -59,7 +104,7 @@ def to_strength(text: str) -> float:
 
 
 def to_number(text: str) -> float:
-    """A finite number."""
+    """Convert to a finite number."""
     with _argument_error(f"a number is needed; got {text}"):
         value = float(text)
         if not math.isfinite(value):
@@ -68,7 +113,7 @@ def to_number(text: str) -> float:
 
 
 def to_positive(text: str) -> int:
-    """A whole number of 1 or more."""
+    """Convert to a whole number of 1 or more."""
     with _argument_error(f"a whole number of 1 or more is needed; got {text}"):
         value = int(text)
         if value < 1:
@@ -77,13 +122,10 @@ def to_positive(text: str) -> int:
 
 
 def checked_device(name: str) -> str:
-    """The device, tried out, as torch writes it."""
-    from ASCONDenoiseLib.models.inference import pick_device
+    """Try the device out and return its name as torch writes it. Raises InputError where it cannot be used."""
+    from ASCONDenoiseLib.models.devices import pick_device
 
-    try:
-        return str(pick_device(name))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    return str(pick_device(name))
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from ASCONDenoiseLib.errors import Cancelled, InputError
+
 COLOURS = (
     (240, 120, 168),
     (48, 120, 0),
@@ -62,36 +64,38 @@ PERPLEXITY = 30.0
 POLL_S = 0.1
 
 
-class ClusterError(ValueError):
-    """Voxels or settings that cannot be clustered; the text says what to do."""
-
-
 @dataclass(frozen=True)
 class ClusterSettings:
-    """How a volume is clustered. Raises ClusterError for numbers that make no sense."""
+    """How a volume is clustered. Raises InputError for numbers that make no sense.
+
+    Attributes:
+        clusters: of K-means.
+        points: voxels in the scatter plot. t-SNE takes some 8 s for 2000, 16 s for 3000 on one core.
+        seed: of the random numbers.
+    """
 
     clusters: int = 8
     points: int = 2000
-    """Voxels in the scatter plot. t-SNE takes some 8 s for 2000, 16 s for 3000 on one core."""
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 2 <= self.clusters <= MAX_CLUSTERS:
-            raise ClusterError(f"Choose 2 to {MAX_CLUSTERS} clusters; got {self.clusters}.")
+            raise InputError(f"Choose 2 to {MAX_CLUSTERS} clusters; got {self.clusters}.")
         if not 100 <= self.points <= 10_000:
-            raise ClusterError(f"Choose 100 to 10000 points for the scatter plot; got {self.points}.")
+            raise InputError(f"Choose 100 to 10000 points for the scatter plot; got {self.points}.")
         if self.seed < 0:
-            raise ClusterError(f"A seed is a whole number from 0; got {self.seed}.")
+            raise InputError(f"A seed is a whole number from 0; got {self.seed}.")
 
 
 @dataclass(frozen=True)
 class Separation:
     """How compact clusters are and how far apart, in the space of the features. Scale does not matter.
 
-    silhouette: mean over points, -1 to 1, higher is better (Rousseeuw 1987).
-    davies_bouldin: 0 and up, lower is better (Davies and Bouldin 1979).
-    intra_inter: mean over clusters of the mean distance to the cluster's centre, over the mean distance of two centres;
-        lower is better.
+    Attributes:
+        silhouette: mean over points, -1 to 1, higher is better (Rousseeuw 1987).
+        davies_bouldin: 0 and up, lower is better (Davies and Bouldin 1979).
+        intra_inter: mean over clusters of the mean distance to the cluster's centre, over the mean distance of two
+            centres; lower is better.
     """
 
     silhouette: float
@@ -100,7 +104,7 @@ class Separation:
 
 
 def body_mask(slice_hu: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
-    """Where a slice (H, W) in HU is body, lungs and gut gas included; couch, blankets and tubes left out.
+    """Return where a slice (H, W) in HU is body, lungs and gut gas included; couch, blankets and tubes left out.
 
     `spacing_mm` is (x, y, ...). Everything above BODY_HU that is thicker than twice COUCH_MM in some place and no
     smaller there than a tenth of the largest such piece, with its holes filled. In a slice without such a piece,
@@ -115,19 +119,29 @@ def body_mask(slice_hu: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray
         sizes[0] = 0
         kept = (sizes >= sizes.max() / 10)[cores]
         solid &= ndimage.distance_transform_edt(~kept, sampling) <= COUCH_MM
-    return ndimage.binary_fill_holes(solid)[1:-1, 1:-1]
+    filled: np.ndarray = ndimage.binary_fill_holes(solid)
+    return filled[1:-1, 1:-1]
 
 
 def cluster_centres(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
-    """K-means: features (N, C) -> centres (K, C), float32. K is smaller where there are fewer different features.
+    """Find centres by K-means.
 
-    Raises ClusterError where there are fewer voxels than clusters.
+    Args:
+        features: (N, C).
+        clusters: the largest number of centres.
+        seed: of the first centres.
+
+    Returns:
+        (K, C) float32; K is smaller than `clusters` where there are fewer different features.
+
+    Raises:
+        InputError: there are fewer voxels than clusters.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     if len(features) < clusters:
-        raise ClusterError(
+        raise InputError(
             f"{clusters} clusters need as many voxels of the body; there are {len(features)}. "
             "Choose fewer clusters, or a CT that shows a body."
         )
@@ -138,43 +152,56 @@ def cluster_centres(features: np.ndarray, clusters: int, seed: int = 0) -> np.nd
 
 
 def nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Features (N, C), centres (K, C) -> (N,) uint8, the number of the nearest centre, from 1."""
+    """Return the number of the nearest centre, from 1, as (N,) uint8, of features (N, C) and centres (K, C)."""
     squares = (centres * centres).sum(axis=1)
-    return (squares - 2 * (features @ centres.T)).argmin(axis=1).astype(np.uint8) + np.uint8(1)
+    nearest: np.ndarray = (squares - 2 * (features @ centres.T)).argmin(axis=1).astype(np.uint8) + np.uint8(1)
+    return nearest
 
 
 def embedding(features: np.ndarray, seed: int = 0, cancelled: Callable[[], bool] | None = None) -> np.ndarray:
-    """t-SNE (van der Maaten and Hinton 2008; Barnes-Hut): features (N, C) -> places (N, 2), float32.
+    """Lay out features in two dimensions by t-SNE (van der Maaten and Hinton 2008; Barnes-Hut).
 
     It starts from the two principal components. The work is done in a thread, so that `cancelled` is heard at once;
-    the thread then ends by itself some seconds later. Raises InterruptedError where `cancelled` returned True.
+    the thread then ends by itself some seconds later.
+
+    Args:
+        features: (N, C).
+        seed: of the random numbers.
+        cancelled: asked every POLL_S seconds.
+
+    Returns:
+        (N, 2) float32.
+
+    Raises:
+        Cancelled: `cancelled` returned True.
     """
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    found: list[np.ndarray | BaseException] = []
+    outcome: list[np.ndarray | BaseException] = []
 
     def work() -> None:
         try:
             with _one_thread():
                 tsne = TSNE(2, init="pca", perplexity=perplexity, random_state=seed)
-                found.append(tsne.fit_transform(features.astype(np.float32, copy=False)))
+                outcome.append(tsne.fit_transform(features.astype(np.float32, copy=False)))
         except BaseException as error:
-            found.append(error)
+            outcome.append(error)
 
     thread = threading.Thread(target=work, name="t-SNE", daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(POLL_S)
         if cancelled is not None and cancelled():
-            raise InterruptedError("The embedding was cancelled.")
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0].astype(np.float32)
+            raise Cancelled("Cancelled during the embedding.")
+    (places,) = outcome
+    if isinstance(places, BaseException):
+        raise places
+    return places.astype(np.float32)
 
 
 def separation(features: np.ndarray, labels: np.ndarray) -> Separation | None:
-    """Numbers of features (N, C) with their clusters (N,); None where there are fewer than two clusters."""
+    """Measure how features (N, C) part by their clusters (N,); None where there are fewer than two clusters."""
     from sklearn.metrics import davies_bouldin_score, silhouette_score
 
     names = np.unique(labels)
@@ -196,17 +223,18 @@ def separation(features: np.ndarray, labels: np.ndarray) -> Separation | None:
 
 
 def reading_number(hu: np.ndarray) -> np.ndarray:
-    """HU -> which of READINGS_HU, from 0."""
-    return np.digitize(hu, [low for low, _ in READINGS_HU.values()][1:])
+    """Return which of READINGS_HU each value lies in, from 0."""
+    numbers: np.ndarray = np.digitize(hu, [low for low, _ in READINGS_HU.values()][1:])
+    return numbers
 
 
 def suggested_reading(counts: np.ndarray) -> str:
-    """A suggestion for what a cluster is, from its voxels' `reading_number`, counted: (len(READINGS_HU),).
+    """Suggest what a cluster is, from its voxels' `reading_number`, counted: (len(READINGS_HU),).
 
     One reading where half the voxels or more have it, else the two that are most frequent, as "mixed".
     """
     names = list(READINGS_HU)
-    order = np.argsort(-counts, kind="stable")
+    order: list[int] = np.argsort(-counts, kind="stable").tolist()
     if 2 * counts[order[0]] >= counts.sum():
         return names[order[0]]
     return "mixed: " + ", ".join(names[i] for i in sorted(order[:2]))
@@ -215,7 +243,7 @@ def suggested_reading(counts: np.ndarray) -> str:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """OpenMP with one thread, for the calling thread only; torch and others keep theirs."""
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with threadpool_limits(1, user_api="openmp"):
         yield

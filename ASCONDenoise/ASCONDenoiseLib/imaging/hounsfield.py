@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
+
+Values = TypeVar("Values", bound=Any)
+"""An array or a tensor."""
 
 TRAINING_WINDOW_HU = (-1000.0, 2000.0)
 """What the network sees; values outside are clipped before it (paper, section 3.1)."""
@@ -37,32 +42,35 @@ TISSUES_HU = {
 SOFT_TISSUE_HU = TISSUES_HU["soft tissue"]
 
 
-def to_unit(hu):
-    """HU -> unit range, (HU + 1000) / 3000; arrays and tensors alike. Not clipped."""
+def to_unit(hu: Values) -> Values:
+    """Turn HU into the unit range, (HU + 1000) / 3000, without clipping."""
     low, high = TRAINING_WINDOW_HU
-    return (hu - low) / (high - low)
+    unit: Values = (hu - low) / (high - low)
+    return unit
 
 
-def to_hu(unit):
-    """Unit range -> HU, the inverse of `to_unit`."""
+def to_hu(unit: Values) -> Values:
+    """Turn the unit range into HU, the inverse of `to_unit`."""
     low, high = TRAINING_WINDOW_HU
-    return unit * (high - low) + low
+    hu: Values = unit * (high - low) + low
+    return hu
 
 
-def clip_to_window(hu):
-    """HU clipped to the training window; arrays and tensors alike."""
+def clip_to_window(hu: Values) -> Values:
+    """Clip HU to the training window."""
     low, high = TRAINING_WINDOW_HU
-    return hu.clip(low, high)
+    clipped: Values = hu.clip(low, high)
+    return clipped
 
 
 def padding_mask(slice_hu: np.ndarray, padding_hu: float | None = None) -> np.ndarray:
-    """Where a slice (H, W) is padding: at `padding_hu`, or at -1024 HU and below unless that is the noise of air.
+    """Return where a slice (H, W) is padding: at `padding_hu`, or at -1024 HU and below unless it is noise of air.
 
     The noise of a low dose takes many voxels of air below -1024. To keep those and denoise their brighter neighbours
     would darken the air, so a voxel whose 7x7 neighbourhood has the median of air is air; unless it lies below
     -1500, or two or more of the eight voxels around it have its very value: noise reaches and does that rarely.
     """
-    padding = slice_hu <= PADDING_HU
+    padding: np.ndarray = slice_hu <= PADDING_HU
     if padding.any():
         reach = 3
         around = np.pad(slice_hu, reach, mode="edge")
@@ -74,10 +82,13 @@ def padding_mask(slice_hu: np.ndarray, padding_hu: float | None = None) -> np.nd
             part = rows[first : first + 20_000], columns[first : first + 20_000]
             middle = np.median(windows[part], axis=(1, 2))
             padding[part] = (middle <= NOISY_AIR_HU[0]) | (middle >= NOISY_AIR_HU[1])
-    return padding if padding_hu is None else padding | (slice_hu == padding_hu)
+    if padding_hu is not None:
+        padding[slice_hu == padding_hu] = True
+    return padding
 
 
 def to_gray(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
-    """HU -> uint8 gray levels of a display window, 0 at its lower and 255 at its upper end."""
+    """Turn HU into the gray levels (uint8) of a display window, 0 at its lower and 255 at its upper end."""
     low, high = window_hu
-    return np.round(np.clip((np.asarray(hu, np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    gray: np.ndarray = np.clip((np.asarray(hu, np.float32) - low) / (high - low), 0, 1) * 255
+    return gray.round().astype(np.uint8)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU, TRAINING_WINDOW_HU
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The units of a comparison: images are clipped to the window, and `unit_hu` HU make one unit."""
+    """The units of a comparison.
+
+    Attributes:
+        name: as tables show it.
+        window_hu: lowest and highest HU; images are clipped to it.
+        unit_hu: HU of one unit.
+    """
 
     name: str
     window_hu: tuple[float, float]
@@ -36,7 +43,15 @@ ABDOMEN = Scale("abdomen", DISPLAY_WINDOWS_HU["abdomen"])
 
 @dataclass(frozen=True)
 class SliceMetrics:
-    """One slice: PSNR [dB] (infinite where nothing differs), SSIM in [0, 1], RMSE in the scale's units and in HU."""
+    """The metrics of one slice.
+
+    Attributes:
+        index: of the slice, from 0.
+        psnr_db: infinite where nothing differs.
+        ssim: 0 to 1.
+        rmse: in the scale's units.
+        rmse_hu: in HU.
+    """
 
     index: int
     psnr_db: float
@@ -50,7 +65,14 @@ METRICS = ("psnr_db", "ssim", "rmse", "rmse_hu")
 
 @dataclass(frozen=True)
 class Comparison:
-    """The metrics of all slices of one volume in one scale."""
+    """The metrics of all slices of one volume in one scale.
+
+    Attributes:
+        name: of the volume that is compared with the reference.
+        scale: the units.
+        clip_test: whether that volume is clipped to the window, too.
+        rows: the slices.
+    """
 
     name: str
     scale: Scale
@@ -58,7 +80,7 @@ class Comparison:
     rows: tuple[SliceMetrics, ...]
 
     def mean_sd(self, metric: str) -> tuple[float, float]:
-        """Mean and sample standard deviation over slices of one of METRICS (the deviation of one value is nan).
+        """Return mean and sample standard deviation over slices of one of METRICS (the deviation of one value is nan).
 
         Infinite PSNR is left out where any is finite: one blank slice, identical in both, would make the mean infinite.
         """
@@ -73,8 +95,8 @@ class Comparison:
     def describe(self) -> str:
         return f"{self.scale.describe()}, {'both' if self.clip_test else 'only the reference'} clipped to it"
 
-    def to_dict(self) -> dict:
-        """For JSON, which has no infinity: infinite PSNR and undefined deviations are None (null)."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, which has no infinity: infinite PSNR, undefined deviations are None."""
         summary = {metric: self.mean_sd(metric) for metric in METRICS}
         return {
             "name": self.name,
@@ -92,19 +114,27 @@ class Comparison:
 def compare(
     reference_hu: np.ndarray, test_hu: np.ndarray, scale: Scale = PAPER, *, name: str = "test", clip_test: bool = True
 ) -> Comparison:
-    """Compare two (S, H, W) volumes in HU slice by slice; the memory is that of a few slices.
+    """Compare two volumes slice by slice; the memory is that of a few slices.
 
-    `clip_test=False` leaves the test volume as it is, as the paper does with predictions; padding below the window then
-    swamps everything. Raises ValueError where shapes differ, sides are below 11 or values are not finite.
+    Args:
+        reference_hu: (S, H, W).
+        test_hu: (S, H, W).
+        scale: the units.
+        name: of the test volume.
+        clip_test: False leaves the test volume as it is, as the paper does with predictions; padding below the window
+            then swamps everything.
+
+    Raises:
+        InputError: shapes differ, sides are below 11 or values are not finite.
     """
     shape = np.shape(reference_hu)
     if len(shape) != 3 or shape != np.shape(test_hu) or 0 in shape:
-        raise ValueError(
+        raise InputError(
             "Two volumes of the same slices, rows and columns are needed; "
             f"the reference has shape {shape}, the volume '{name}' {np.shape(test_hu)}."
         )
     if min(shape[1:]) < 11:
-        raise ValueError(f"SSIM's window is 11 x 11 pixels, larger than slices of {shape[1]} x {shape[2]}.")
+        raise InputError(f"SSIM's window is 11 x 11 pixels, larger than slices of {shape[1]} x {shape[2]}.")
     rows = [_slice_metrics(i, reference_hu[i], test_hu[i], scale, clip_test) for i in range(shape[0])]
     return Comparison(name, scale, clip_test, tuple(rows))
 
@@ -112,7 +142,7 @@ def compare(
 def _slice_metrics(index: int, reference: np.ndarray, test: np.ndarray, scale: Scale, clip_test: bool) -> SliceMetrics:
     a, b = (np.asarray(image, np.float64) for image in (reference, test))
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError(
+        raise InputError(
             f"Slice {index + 1} holds values that are not finite (NaN or infinity); mend it or leave it out."
         )
     low, high = scale.window_hu
@@ -124,9 +154,14 @@ def _slice_metrics(index: int, reference: np.ndarray, test: np.ndarray, scale: S
 
 
 def ssim(reference: np.ndarray, test: np.ndarray, data_range: float) -> float:
-    """Structural similarity of (H, W) images: 11x11 Gaussian window of sigma 1.5, K1 0.01, K2 0.03.
+    """Return the structural similarity: 11x11 Gaussian window of sigma 1.5, K1 0.01, K2 0.03.
 
     Reflected borders, no crop, the map clamped to [0, 1], then its mean (Wang et al. 2004, IEEE TIP 13(4):600).
+
+    Args:
+        reference: (H, W).
+        test: (H, W).
+        data_range: highest less lowest possible value.
     """
     from skimage.metrics import structural_similarity
 
@@ -137,53 +172,24 @@ def ssim(reference: np.ndarray, test: np.ndarray, data_range: float) -> float:
 
 
 def cnr(image_hu: np.ndarray, mask_1: np.ndarray, mask_2: np.ndarray) -> float:
-    """Contrast-to-noise ratio |m1 - m2| / sqrt((s1^2 + s2^2) / 2) of two regions; infinite where there is no noise.
+    """Return the contrast-to-noise ratio |m1 - m2| / sqrt((s1^2 + s2^2) / 2); infinite where there is no noise.
 
-    Raises ValueError where a mask has another shape or fewer than 2 voxels.
+    Args:
+        image_hu: (...) of any shape.
+        mask_1: where one region is, of the same shape.
+        mask_2: where the other is.
+
+    Raises:
+        InputError: a mask has another shape or fewer than 2 voxels.
     """
     regions = []
     for which, mask in (("first", mask_1), ("second", mask_2)):
         if np.shape(mask) != np.shape(image_hu) or np.count_nonzero(mask) < 2:
-            raise ValueError(f"The {which} region needs at least 2 voxels, in a mask of the image's shape.")
+            raise InputError(f"The {which} region needs at least 2 voxels, in a mask of the image's shape.")
         regions.append(image_hu[np.asarray(mask, bool)].astype(np.float64))
     contrast = abs(regions[0].mean() - regions[1].mean())
     noise = np.sqrt((regions[0].var(ddof=1) + regions[1].var(ddof=1)) / 2)
     return float(contrast / noise) if noise > 0 else float("inf")
-
-
-def text_tables(comparisons: Sequence[Comparison], *, per_slice: bool = False) -> dict[str, list[tuple[str, ...]]]:
-    """Rows of text, the header first, under titles that name window and range: one table for each scale.
-
-    A row is the mean ± sd over slices of one comparison, with `per_slice` after a row for each of its slices.
-    """
-    tables: dict[str, list[tuple[str, ...]]] = {}
-    for c in comparisons:
-        columns = [("PSNR [dB]", "psnr_db", 1, 2), ("SSIM x100", "ssim", 100, 2), ("RMSE [HU]", "rmse_hu", 1, 2)]
-        if c.scale.unit_hu != 1:
-            columns.insert(2, ("RMSE x100", "rmse", 100, 3))
-        title = f"{c.describe()}, mean ± sd of {len(c.rows)} slice{'s' if len(c.rows) > 1 else ''}"
-        rows = tables.setdefault(title, [("", *(heading for heading, *_ in columns))])
-        for row in c.rows if per_slice else ():
-            cells = (_cell(getattr(row, metric), float("nan"), k, digits) for _, metric, k, digits in columns)
-            rows.append((f"{c.name}, slice {row.index + 1}", *cells))
-        left_out = f" ({c.identical_slices} identical slices not in PSNR)" if c.identical_slices else ""
-        rows.append((c.name + left_out, *(_cell(*c.mean_sd(metric), k, digits) for _, metric, k, digits in columns)))
-    return tables
-
-
-def table(comparisons: Sequence[Comparison], *, per_slice: bool = False) -> str:
-    """The tables of `text_tables`, aligned for a terminal."""
-    text = []
-    for title, rows in text_tables(comparisons, per_slice=per_slice).items():
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        padded = [(row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows]
-        text.append("\n".join([title, *("  ".join(row) for row in padded)]))
-    return "\n\n".join(text)
-
-
-def _cell(mean: float, sd: float, factor: float, digits: int) -> str:
-    text = f"{mean * factor:.{digits}f}"  # an infinite PSNR reads "inf"
-    return text if np.isnan(sd) else f"{text} ± {sd * factor:.{digits}f}"
 
 
 def _finite(value: float | int) -> float | int | None:

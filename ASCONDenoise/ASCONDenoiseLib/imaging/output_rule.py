@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, padding_mask
 
 
 def blend(
     voxels_hu: np.ndarray, denoised_hu: np.ndarray, strength: float, *, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """x + strength * (y - x) of the input x and the result y of strength 1, (..., H, W), in x's dtype.
+    """Return x + strength * (y - x) of the input x and the result y of strength 1, in x's dtype.
 
     For integers it is within 1 HU of `inference.denoise(..., strength=strength)`, since y is rounded already (and
     further off where y was clipped to the range of an unsigned dtype); exact at 0 and 1. Slices are blended one at a
-    time, into `out` where that is given.
+    time.
 
-    Raises ValueError where strength is not in 0..1, or shape or dtype differ.
+    Args:
+        voxels_hu: (..., H, W) the input.
+        denoised_hu: (..., H, W) the result of strength 1.
+        strength: 0 to 1.
+        out: where the result goes, if it is given.
+
+    Raises:
+        InputError: strength is not in 0..1, or shape or dtype differ.
     """
     check_strength(strength)
     out = np.empty_like(voxels_hu) if out is None else out
     for other in (denoised_hu, out):
         if other.shape != voxels_hu.shape or other.dtype != voxels_hu.dtype:
-            raise ValueError(
+            raise InputError(
                 f"The volumes to blend differ in shape or type: {voxels_hu.shape} {voxels_hu.dtype}, "
                 f"{other.shape} {other.dtype}."
             )
@@ -35,17 +43,23 @@ def blend(
 
 
 def with_difference(x: np.ndarray, difference_hu: np.ndarray, padding_hu: float | None = None) -> np.ndarray:
-    """The output rule: x (H, W) + what a denoiser changes, in x's dtype; padding and 2000 HU and more keep their value.
+    """Apply the output rule: add what a denoiser changes; padding and 2000 HU and more keep their value.
 
-    `difference_hu` (H, W), strength * (G(c) - c) with c = x clipped to the training window, is overwritten.
+    Args:
+        x: (H, W) the input.
+        difference_hu: (H, W), strength * (G(c) - c) with c = x clipped to the training window; it is overwritten.
+        padding_hu: a value that is padding besides what `hounsfield.padding_mask` takes for it.
+
+    Returns:
+        (H, W) in x's dtype.
     """
     difference_hu[padding_mask(x, padding_hu) | (x >= TRAINING_WINDOW_HU[1])] = 0
     return added(x, difference_hu)
 
 
 def added(x: np.ndarray, difference_hu: np.ndarray) -> np.ndarray:
-    """x + difference in x's dtype; integers are rounded to nearest and clipped to its range."""
-    y = x + difference_hu  # float32 or float64, whichever holds every x of up to 32 bits, so x + 0 is x
+    """Return x + difference in x's dtype; integers are rounded to nearest and clipped to its range."""
+    y: np.ndarray = x + difference_hu  # float32 or float64, whichever holds every x of up to 32 bits, so x + 0 is x
     if x.dtype.kind in "iu":
         limits = np.iinfo(x.dtype)
         y = np.rint(y).clip(limits.min, limits.max)
@@ -53,6 +67,6 @@ def added(x: np.ndarray, difference_hu: np.ndarray) -> np.ndarray:
 
 
 def check_strength(strength: float) -> None:
-    """Raises ValueError unless strength is in 0..1."""
+    """Raise InputError unless strength is in 0..1."""
     if not 0 <= strength <= 1:
-        raise ValueError(f"Strength is a number from 0 to 1; got {strength}.")
+        raise InputError(f"Strength is a number from 0 to 1; got {strength}.")

@@ -14,8 +14,11 @@ import numpy as np
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU
 from ASCONDenoiseLib.io.results import VolumeFile, made_by, results_folder, write_results
 from ASCONDenoiseLib.io.volume import Geometry, Volume, like
+from ASCONDenoiseLib.messages import cluster_rows
 from ASCONDenoiseLib.models.feature_clusters import Anatomy, Cluster, Points
-from ASCONDenoiseLib.reports.page import Case, Panel, Table, page, side_by_side_png
+from ASCONDenoiseLib.reports.page import Case, page
+from ASCONDenoiseLib.reports.pictures import Colour, Panel, side_by_side_png
+from ASCONDenoiseLib.reports.text_table import Table
 
 if TYPE_CHECKING:
     from ASCONDenoiseLib.models.card import ModelCard
@@ -39,52 +42,64 @@ BACKGROUND, TEXT = (14, 16, 18), (225, 225, 225)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one model found in a volume."""
+class ModelAnatomy:
+    """The anatomy in the features of one model.
+
+    Attributes:
+        name: of its folder; unlike the others'.
+        card: of the model.
+        anatomy: clusters and points.
+        denoised_hu: (S, H, W).
+    """
 
     name: str
-    """Of its folder; unlike the others'."""
     card: ModelCard
     anatomy: Anatomy
     denoised_hu: np.ndarray
-    """(S, H, W)"""
 
 
 def write_anatomy(
-    folder: str | Path, volume: Volume, source_name: str, found: Sequence[Found], *, shown: int, suffix: str = ".nrrd"
+    folder: str | Path,
+    volume: Volume,
+    source_name: str,
+    models: Sequence[ModelAnatomy],
+    *,
+    shown: int,
+    suffix: str = ".nrrd",
 ) -> dict[str, Any]:
-    """Write a folder with the page REPORT and, for each model, label map, tables, pictures; returns the results.
+    """Write a folder with the page REPORT and, for each model, label map, tables, pictures; return the results.
 
-    With one model its files lie in the folder itself, else each model's in one of its own. `shown` is the slice of the
-    pictures; `suffix` the format of the label maps. Raises InputError and RuntimeError as `output.results_folder`.
+    Args:
+        folder: as `io.results.check_results_folder` wants it.
+        volume: the input.
+        source_name: of its file or folder.
+        models: with one its files lie in the folder itself, else each model's in one of its own.
+        shown: the slice of the pictures.
+        suffix: of the label maps.
+
+    Raises:
+        InputError, WriteError: as `io.results.results_folder`.
     """
+    cases, results = [], []
     with results_folder(folder, COMMAND) as staging:
-        cases, results = [], []
-        for one in found:
-            own = staging if len(found) == 1 else staging / one.name
+        for one in models:
+            own = staging if len(models) == 1 else staging / one.name
             own.mkdir(exist_ok=True)
             results.append(_write_one(own, volume, source_name, one, suffix))
             cases.append(_case(own, volume, one, shown))
-        pictures = [(_compared(staging, volume, found, shown), _describe(shown, found))] if len(found) > 1 else []
-        first = Case("Side by side" if pictures else "In numbers", pictures, [separation_table(found)], text=T_SNE_NOTE)
+        pictures = [(_compared(staging, volume, models, shown), _describe(shown, models))] if len(models) > 1 else []
+        first = Case(
+            "Side by side" if pictures else "In numbers", pictures, [separation_table(models)], text=T_SNE_NOTE
+        )
         facts = {"Source": source_name, "Slices": str(len(volume.voxels))}
-        page(staging / REPORT, "Anatomy in the features", [first, *cases], facts=facts, text=_introduction(found))
+        page(staging / REPORT, "Anatomy in the features", [first, *cases], facts=facts, text=_introduction(models))
         return write_results(staging, COMMAND, {"source": source_name, "models": results})
 
 
-def cluster_rows(clusters: Sequence[Cluster]) -> list[tuple[str, ...]]:
-    """The table of the clusters as text, the header first."""
-    rows = [("", "reads as", "ml", "before [HU]", "after [HU]", "noise removed [HU]")]
-    for c in clusters:
-        before, after = f"{c.mean_before_hu:.0f} ± {c.sd_before_hu:.0f}", f"{c.mean_after_hu:.0f} ± {c.sd_after_hu:.0f}"
-        rows.append((str(c.label), c.reading, f"{c.volume_ml:.1f}", before, after, f"{c.noise_removed_hu:.1f}"))
-    return rows
-
-
-def separation_table(found: Sequence[Found]) -> Table:
-    """How well each model's clusters part."""
-    rows = [("", "silhouette", "Davies-Bouldin", "intra/inter", "points")]
-    for one in found:
+def separation_table(models: Sequence[ModelAnatomy]) -> Table:
+    """Make the table of how well each model's clusters part."""
+    rows: list[tuple[str, ...]] = [("", "silhouette", "Davies-Bouldin", "intra/inter", "points")]
+    for one in models:
         s = one.anatomy.separation
         numbers = (f"{s.silhouette:.3f}", f"{s.davies_bouldin:.3f}", f"{s.intra_inter:.3f}") if s else ("-",) * 3
         rows.append((f"{one.card.name} {one.card.version}", *numbers, f"{len(one.anatomy.points.xy):,}"))
@@ -92,13 +107,13 @@ def separation_table(found: Sequence[Found]) -> Table:
 
 
 def to_ras(ijk: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Columns, rows, slices (N, 3) -> right, anterior, superior in mm (N, 3); files and ITK use left, posterior."""
+    """Turn columns, rows, slices (N, 3) into right, anterior, superior in mm (N, 3); files use left, posterior."""
     steps = np.reshape(geometry.direction, (3, 3)) * geometry.spacing_mm
     return (ijk @ steps.T + geometry.origin_mm) * (-1, -1, 1)
 
 
 def scatter_svg(points: Points, clusters: Sequence[Cluster]) -> str:
-    """The scatter plot with its legend as a drawing; clusters bear their number where their points' median lies."""
+    """Draw the scatter plot with its legend as SVG; clusters bear their number where their points' median lies."""
     width = PLOT_PX + LEGEND_PX
     text = f'fill="rgb{TEXT}" font-size="{FONT_PX}"'
     parts = [
@@ -120,7 +135,7 @@ def scatter_svg(points: Points, clusters: Sequence[Cluster]) -> str:
 
 
 def scatter_picture(points: Points, clusters: Sequence[Cluster], *, legend: bool = True) -> np.ndarray:
-    """The same as (PLOT_PX, PLOT_PX, 3) uint8, with a legend LEGEND_PX wider."""
+    """Draw the same as (PLOT_PX, PLOT_PX, 3) uint8, with a legend LEGEND_PX wider."""
     from PIL import Image, ImageDraw, ImageFont
 
     fine = 2  # drawn larger, then made smaller: smooth edges
@@ -141,28 +156,29 @@ def scatter_picture(points: Points, clusters: Sequence[Cluster], *, legend: bool
 
 
 def _places(xy: np.ndarray, side_px: float) -> np.ndarray:
-    """Points (N, 2) fitted into a square with a margin, both axes to one scale, y upwards."""
+    """Fit points (N, 2) into a square with a margin, both axes to one scale, y upwards."""
     middle = (xy.max(axis=0) + xy.min(axis=0)) / 2
     scale = 0.94 * side_px / max(float(np.ptp(xy, axis=0).max()), 1e-6)
     return (xy - middle) * (scale, -scale) + side_px / 2
 
 
-def _colours(points: Points, clusters: Sequence[Cluster]) -> list[tuple[int, int, int]]:
+def _colours(points: Points, clusters: Sequence[Cluster]) -> list[Colour]:
     by_label = {c.label: c.colour for c in clusters}
     return [by_label[label] for label in points.labels.tolist()]
 
 
 def _medians(xy: np.ndarray, labels: np.ndarray) -> list[tuple[tuple[float, float], int]]:
-    """Where the middle of each cluster's points lies."""
-    return [(tuple(np.median(xy[labels == label], axis=0).tolist()), label) for label in np.unique(labels).tolist()]
+    """Return where the middle of each cluster's points lies."""
+    medians = ((np.median(xy[labels == label], axis=0).tolist(), label) for label in np.unique(labels).tolist())
+    return [((x, y), label) for (x, y), label in medians]
 
 
-def _legend(clusters: Sequence[Cluster]) -> list[tuple[tuple[int, int, int], str]]:
+def _legend(clusters: Sequence[Cluster]) -> list[tuple[Colour, str]]:
     return [(c.colour, f"{c.label}  {c.reading}, {c.mean_before_hu:.0f} HU") for c in clusters]
 
 
-def _write_one(folder: Path, volume: Volume, source_name: str, one: Found, suffix: str) -> dict[str, Any]:
-    """A model's label map with its record, its tables and scatter plots; returns the record."""
+def _write_one(folder: Path, volume: Volume, source_name: str, one: ModelAnatomy, suffix: str) -> dict[str, Any]:
+    """Write a model's label map with its record, tables and scatter plots; return the record."""
     from PIL import Image
 
     anatomy, points = one.anatomy, one.anatomy.points
@@ -199,7 +215,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Any) -> None:
         writer.writerows(rows)
 
 
-def _case(folder: Path, volume: Volume, one: Found, shown: int) -> Case:
+def _case(folder: Path, volume: Volume, one: ModelAnatomy, shown: int) -> Case:
     """A model's part of the page."""
     before, after, labels = volume.voxels[shown], one.denoised_hu[shown], one.anatomy.labels[shown]
     panels = [
@@ -211,7 +227,7 @@ def _case(folder: Path, volume: Volume, one: Found, shown: int) -> Case:
     path = _picture(folder / "clusters.png", volume, panels, shown)
     anatomy = one.anatomy
     colours = [cluster.colour for cluster in anatomy.clusters]
-    rows = cluster_rows(anatomy.clusters)
+    rows = cluster_rows([asdict(cluster) for cluster in anatomy.clusters])
     table = Table("Clusters, by their mean HU before", rows, f"{SUGGESTION} {NOISE_REMOVED}", colours)
     facts = {
         "Model": f"{one.card.name}, version {one.card.version}",
@@ -226,10 +242,10 @@ def _case(folder: Path, volume: Volume, one: Found, shown: int) -> Case:
     return Case(f"{one.card.name} {one.card.version}", pictures, [table], facts)
 
 
-def _compared(folder: Path, volume: Volume, found: Sequence[Found], shown: int) -> Path:
-    """The paper's Fig. 3: a column for each model, with image, clusters and scatter plot."""
-    rows = [[], [], []]
-    for one in found:
+def _compared(folder: Path, volume: Volume, models: Sequence[ModelAnatomy], shown: int) -> Path:
+    """Draw the paper's Fig. 3: a column for each model, with image, clusters and scatter plot."""
+    rows: list[list[Panel]] = [[], [], []]
+    for one in models:
         title = f"{one.card.name} {one.card.version}"
         image, labels, s = one.denoised_hu[shown], one.anatomy.labels[shown], one.anatomy.separation
         drawing = scatter_picture(one.anatomy.points, one.anatomy.clusters, legend=False)
@@ -237,7 +253,7 @@ def _compared(folder: Path, volume: Volume, found: Sequence[Found], shown: int) 
         rows[1].append(Panel("", image, "clusters of its features", labels=labels))
         rows[2].append(Panel("", drawing, f"t-SNE, silhouette {s.silhouette:.3f}" if s else "t-SNE"))
     panels = [panel for row in rows for panel in row]
-    return _picture(folder / "side-by-side.png", volume, panels, shown, columns=len(found))
+    return _picture(folder / "side-by-side.png", volume, panels, shown, columns=len(models))
 
 
 def _picture(path: Path, volume: Volume, panels: Sequence[Panel], shown: int, **options: Any) -> Path:
@@ -251,13 +267,13 @@ def _picture(path: Path, volume: Volume, panels: Sequence[Panel], shown: int, **
     )
 
 
-def _describe(shown: int, found: Sequence[Found]) -> str:
-    names = " and ".join(f"{one.card.name} {one.card.version}" for one in found)
+def _describe(shown: int, models: Sequence[ModelAnatomy]) -> str:
+    names = " and ".join(f"{one.card.name} {one.card.version}" for one in models)
     return f"Slice {shown + 1}: denoised, and the clusters of the features before the last layer; {names}."
 
 
-def _introduction(found: Sequence[Found]) -> str:
-    both = " Each model's features were clustered on their own, with the same voxels." if len(found) > 1 else ""
+def _introduction(models: Sequence[ModelAnatomy]) -> str:
+    both = " Each model's features were clustered on their own, with the same voxels." if len(models) > 1 else ""
     return (
         "The features that a denoising network has before its last layer, clustered by K-means over the whole volume, "
         "each voxel of the body shown in the colour of its cluster, as in Fig. 3 of the ASCON paper. Clusters are "

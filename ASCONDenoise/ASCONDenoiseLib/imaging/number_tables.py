@@ -1,0 +1,132 @@
+"""What was measured as rows of text, with the same headings in the panel, in reports and on the command line.
+
+The first row is the header. `_` translates the words; numbers are not translated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ASCONDenoiseLib.imaging.metrics import Comparison
+
+Translate = Callable[[str], str]
+Row = tuple[str, ...]
+
+METRIC_COLUMNS = (
+    ("PSNR [dB]", "psnr_db", 1, 2),
+    ("SSIM x100", "ssim", 100, 2),
+    ("RMSE x100", "rmse", 100, 3),
+    ("RMSE [HU]", "rmse_hu", 1, 2),
+)
+"""Heading, name in metrics.METRICS, factor and digits of each metric."""
+
+
+def metric_tables(comparisons: Iterable[Comparison], *, per_slice: bool = False) -> dict[str, list[Row]]:
+    """Make a table for each scale, under a title that names its window and range.
+
+    A row is the mean ± sd over slices of one comparison, with `per_slice` after a row for each of its slices. The RMSE
+    in the scale's units has a column where they are not HU.
+    """
+    tables: dict[str, list[Row]] = {}
+    for c in comparisons:
+        columns = [column for column in METRIC_COLUMNS if column[1] != "rmse" or c.scale.unit_hu != 1]
+        title = f"{c.describe()}, mean ± sd of {len(c.rows)} slice{'s' if len(c.rows) > 1 else ''}"
+        rows = tables.setdefault(title, [("", *(heading for heading, *_ in columns))])
+        for row in c.rows if per_slice else ():
+            cells = (mean_sd(getattr(row, metric), None, k, digits) for _, metric, k, digits in columns)
+            rows.append((f"{c.name}, slice {row.index + 1}", *cells))
+        left_out = f" ({c.identical_slices} identical slices not in PSNR)" if c.identical_slices else ""
+        rows.append((c.name + left_out, *(mean_sd(*c.mean_sd(metric), k, digits) for _, metric, k, digits in columns)))
+    return tables
+
+
+def quality_rows(
+    quality: Mapping[str, Any],
+    denoised: str,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    *,
+    unknown: str = "",
+    _: Translate = str,
+) -> list[Row]:
+    """Make a table of noise and metrics with a column for the LDCT, the denoised image and the NDCT, if there is one.
+
+    Args:
+        quality: `image_quality.Quality` as a dictionary.
+        denoised: heading of the denoised image's column.
+        metrics: `metrics.Comparison` as dictionaries, of "LDCT" and "denoised".
+        unknown: what a cell says whose number could not be measured; rows without any text are left out.
+        _: translates.
+    """
+    q, of = quality, {numbers["name"]: numbers for numbers in metrics}
+    noise = [q[f"noise_{which}"] for which in ("before", "after", "reference")]
+    rows = [
+        (_("Measure"), "LDCT", denoised, "NDCT"),
+        (_("Noise in soft tissue, SD [HU]"), *(number(n and n["sd_hu"], 1, unknown) for n in noise)),
+        (_("Noise removed [%]"), "", number(q["noise_reduction_percent"], 0, unknown), ""),
+        (
+            _("Noise frequency [1/mm]"),
+            number(q["nps_mean_before"], 2, unknown),
+            number(q["nps_mean_after"], 2, unknown),
+            "",
+        ),
+    ]
+    for heading, metric, factor, digits in METRIC_COLUMNS:
+        if metric != "rmse":
+            cells = [
+                mean_sd(of[name]["mean"][metric], of[name]["sd"][metric], factor, digits) if name in of else ""
+                for name in ("LDCT", "denoised")
+            ]
+            rows.append((heading, *cells, ""))
+    last = 4 if q["has_reference"] else 3
+    return [row[:last] for row in rows if any(row[1:last])]
+
+
+def shift_rows(quality: Mapping[str, Any], digits: int, *, _: Translate = str) -> list[Row]:
+    """Make a table of the mean HU of each tissue: before (in the NDCT, if there is one), shift of the denoised image.
+
+    Args:
+        quality: `image_quality.Quality` as a dictionary.
+        digits: of the shift.
+        _: translates.
+    """
+    tissues = {
+        "air": _("air"),
+        "lung": _("lung"),
+        "fat": _("fat"),
+        "soft tissue": _("soft tissue"),
+        "contrast": _("contrast medium"),
+        "bone": _("bone"),
+    }
+    if quality["has_reference"]:
+        header = "", "NDCT [HU]", _("HU shift from NDCT"), _("voxels")
+    else:
+        header = "", "LDCT [HU]", _("HU shift from LDCT"), _("voxels")
+    rows: list[Row] = [header]
+    for shift in quality["hu_shift"]:
+        cells = number(shift["reference_hu"], 1), number(shift["shift_hu"], digits, sign=True), f"{shift['voxels']:,}"
+        rows.append((tissues.get(shift["tissue"], shift["tissue"]), *cells))
+    return rows
+
+
+def number(value: float | None, digits: int, unknown: str = "", *, sign: bool = False) -> str:
+    """Write a number; with `sign` also the plus of positive ones, never the minus of zero."""
+    if value is None:
+        return unknown
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def mean_sd(mean: float | None, sd: float | None, factor: float, digits: int) -> str:
+    """Write mean ± standard deviation.
+
+    Args:
+        mean: None stands for infinity in JSON: PSNR where nothing differs.
+        sd: None or NaN where there is one value only; it is left out.
+        factor: of both.
+        digits: of both.
+    """
+    text = "inf" if mean is None else f"{mean * factor:.{digits}f}"
+    return text if mean is None or sd is None or math.isnan(sd) else f"{text} ± {sd * factor:.{digits}f}"

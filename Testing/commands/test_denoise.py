@@ -1,0 +1,123 @@
+"""`ascon denoise`: what it prints and writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+from command_fixtures import GEOMETRY, run_json, shifted
+from dicom_fixtures import make_ct_series
+
+import ASCONDenoiseLib
+from ASCONDenoiseLib.commands import cli
+from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.reading import read_volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume
+from ASCONDenoiseLib.models.card import Scope, load_card
+from ASCONDenoiseLib.models.files import find_model, load_network, save_model
+
+
+@pytest.mark.parametrize("name", ["out.nrrd", "out.nii.gz", "out.mha"])
+def test_denoise_writes_what_the_output_rule_says_and_a_record(a_file, a_volume, tmp_path, the_models, capsys, name):
+    out = tmp_path / name
+    assert cli.main(["denoise", str(a_file), str(out), "--model", "shift-30", "--strength", "0.5"]) == 0
+    written = read_volume(out)
+    np.testing.assert_array_equal(written.voxels, shifted(a_volume.voxels, -15))
+    assert written.voxels.dtype == np.int16
+    np.testing.assert_allclose(written.geometry.direction, GEOMETRY.direction, atol=1e-6)
+    sha256 = hashlib.sha256((the_models / "shift-30.safetensors").read_bytes()).hexdigest()
+    record = json.loads((tmp_path / f"{name}.json").read_text())
+    assert record["model"] == "A test model" and record["model_version"] == "0.1"
+    assert record["model_sha256"] == sha256
+    assert (record["device"], record["precision"], record["strength"]) == ("cpu", "fp32", 0.5)
+    assert record["ascon_version"] == ASCONDenoiseLib.__version__ and record["source"] == "scan.nrrd"
+    assert record["file"] == name and record["file_sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    line, err = capsys.readouterr()
+    assert line.count("\n") == 1 and err == ""
+    for fact in ("A test model 0.1", sha256[:12], "device cpu", "precision fp32", "strength 0.5", "3 slices in"):
+        assert fact in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["scan.nrrd", name, f"{name}.json"])
+
+
+def test_denoise_of_dicom_writes_a_derived_series(a_series, tmp_path):
+    assert cli.main(["denoise", str(a_series), str(tmp_path / "out"), "--model", "shift-30"]) == 0
+    before, after = read_volume(a_series), read_volume(tmp_path / "out")
+    np.testing.assert_array_equal(after.voxels, np.where(before.voxels <= -1024, before.voxels, after.voxels))
+    inside = (before.voxels >= -970) & (before.voxels < 2000)
+    np.testing.assert_array_equal(after.voxels[inside], before.voxels[inside] - 30)
+    assert after.geometry == before.geometry
+    header = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    card = load_card(find_model("shift-30"))
+    for fact in ("A test model 0.1", card.sha256[:12], "device cpu", "precision fp32", "strength 1"):
+        assert fact in header.DerivationDescription
+    assert header.ContributingEquipmentSequence[-1].SoftwareVersions == ASCONDenoiseLib.__version__
+
+
+def test_denoise_chooses_a_series(tmp_path, capsys):
+    for uid, description in (("1.2.3", "first"), ("1.2.4", "second")):
+        make_ct_series(tmp_path / "both" / uid, series_uid=uid, series_description=description, shape=(2, 12, 10))
+    command = ["denoise", str(tmp_path / "both"), str(tmp_path / "out.nrrd"), "--model", "shift-30"]
+    assert cli.main(command) == 2
+    message = capsys.readouterr().err
+    assert "1.2.3" in message and "1.2.4" in message and "second" in message
+    assert cli.main([*command, "--series", "1.2.4"]) == 0
+    assert json.loads((tmp_path / "out.nrrd.json").read_text())["source_series_uid"] == "1.2.4"
+
+
+def test_strength_0_is_bit_identical(a_file, a_volume, tmp_path, capsys):
+    out = tmp_path / "out.nrrd"
+    assert cli.main(["denoise", str(a_file), str(out), "--model", "shift-30", "--strength", "0"]) == 0
+    np.testing.assert_array_equal(read_volume(out).voxels, a_volume.voxels)
+    assert "unchanged" in capsys.readouterr().out
+
+
+def test_quiet_says_nothing(a_file, tmp_path, capsys):
+    assert cli.main(["denoise", str(a_file), str(tmp_path / "out.nrrd"), "--model", "shift-30", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_denoise_in_json(a_file, tmp_path, capsys):
+    code, lines = run_json(capsys, "denoise", a_file, tmp_path / "out.nrrd", "--model", "shift-30", "--batch", 2)
+    assert code == 0
+    assert lines[:-1] == [{"event": "progress", "done": k, "total": 3} for k in (1, 2, 3)]
+    assert lines[-1]["event"] == "result" and lines[-1]["command"] == "denoise"
+    assert lines[-1]["output"] == str(tmp_path / "out.nrrd") and lines[-1]["notes"] == []
+
+
+def test_an_existing_file_is_overwritten_only_by_force(a_file, tmp_path, capsys):
+    out = tmp_path / "out.nrrd"
+    out.write_text("precious")
+    command = ["denoise", str(a_file), str(out), "--model", "shift-30"]
+    assert cli.main(command) == 2
+    assert "--force" in capsys.readouterr().err and out.read_text() == "precious"
+    assert cli.main([*command, "--force"]) == 0
+    assert read_volume(out).voxels.shape == (3, 21, 18)
+    out.unlink()  # its record is in the way as well: another volume's, for all we know
+    assert cli.main(command) == 2
+    assert "out.nrrd.json exists" in capsys.readouterr().err
+
+
+def test_a_file_name_that_is_not_unicode_is_refused(tmp_path, capsys):
+    """SimpleITK would abort the process."""
+    odd = os.fsdecode(b"sc\xe4n.nrrd")
+    assert cli.main(["denoise", str(tmp_path / odd), str(tmp_path / "out.nrrd"), "--model", "shift-30"]) == 2
+    assert "not valid Unicode" in capsys.readouterr().err
+
+
+def test_what_the_model_is_not_for_is_remarked_upon_and_done(an_identity_esau_net, tmp_path, capsys):
+    network, card = load_network(an_identity_esau_net)
+    model = tmp_path / "thick.safetensors"
+    save_model(network, replace(card, scope=Scope(slice_mm=(2.5, 5.0))), model)
+    voxels = np.full((2, 64, 64), 40, np.int16)
+    voxels[:, :32] = -1000
+    scan, out = tmp_path / "denoised.nrrd", tmp_path / "out.nrrd"
+    write_volume(Volume(voxels, Geometry(spacing_mm=(0.7, 0.7, 0.625))), scan)
+    assert cli.main(["denoise", str(scan), str(out), "--model", str(model)]) == 0
+    remarks = capsys.readouterr().err
+    assert "has been denoised already" in remarks and "thinner than those that the model has seen" in remarks
+    assert out.exists()
