@@ -53,6 +53,8 @@ class Volume:
         source: set when read from DICOM.
         description: facts that identify nobody, where known: modality, kernel, kvp, slice_thickness_mm,
             body_part, series_description, manufacturer_model.
+        notes: what reading had to accept or leave out, one sentence each: a geometry that was rounded, files of a
+            folder that were set aside. Whoever shows a result shows them, and a record keeps them.
     """
 
     voxels: np.ndarray
@@ -60,6 +62,7 @@ class Volume:
     padding_hu: float | None = None
     source: DicomSeries | None = None
     description: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def like(volume: Volume, voxels: np.ndarray) -> Volume:
