@@ -80,7 +80,8 @@ def test_all_that_is_unknown_or_missing_is_named():
     assert caught.value.names == ["inner.a", "inner.b"]
 
 
-def test_a_value_out_of_bounds_is_told_as_json_has_it():
+@pytest.mark.parametrize("doses", [[2, 1], [1, "2"], [1, 10**400]])
+def test_a_wrong_value_is_told_as_a_whole_and_as_json_has_it(doses):
     with pytest.raises(FieldError) as caught:
-        from_json(Outer, {"name": "n", "inner": {"doses": [2, 1]}})
-    assert caught.value.value == [2, 1]
+        from_json(Outer, {"name": "n", "inner": {"doses": doses}})
+    assert caught.value.value == doses

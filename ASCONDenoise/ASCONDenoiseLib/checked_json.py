@@ -8,7 +8,7 @@ list, tuple, dict, Path, Any, unions, Literal and dataclasses within each other.
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -76,29 +76,39 @@ def from_json(cls: type[T], values: Mapping[str, Any], place: str = "") -> T:
 
 
 def _checked(value: Any, hint: Any, name: str, described: dataclasses.Field[Any] | None = None) -> Any:
+    """`value` as `hint` has it; FieldError where it is something else."""
+    wrong = FieldError("wrong", name, value, _wanted(hint, described))
     for option in _options(hint):
-        if option is Any or (option is type(None) and value is None):
-            return value
-        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
-            return from_json(typing.cast(type, option), value, f"{name}.")
-        origin, kinds = typing.get_origin(option) or option, typing.get_args(option)
-        if origin is Literal and value in kinds:
-            return value
-        if origin is tuple and isinstance(value, list | tuple):
-            each = kinds[:1] * len(value) if len(kinds) == 2 and kinds[1] is ... else kinds
-            if len(each) == len(value):
-                return tuple(_checked(item, kind, name, described) for item, kind in zip(value, each, strict=True))
-        if origin is list and isinstance(value, list):
-            return [_checked(item, kinds[0], name, described) for item in value] if kinds else value
-        if origin is dict and isinstance(value, Mapping):
-            return dict(value)
-        if option is float and type(value) in (int, float) and math.isfinite(value):
-            return float(value)
-        if option is Path and type(value) is str and value:
-            return Path(value)
-        if option in (int, bool, str) and type(value) is option:
-            return value
-    raise FieldError("wrong", name, value, _wanted(hint, described))
+        try:
+            return _converted(value, option, name, described, wrong)
+        except FieldError as error:
+            if error.name != name:  # a field of an object in this one
+                raise
+    raise wrong
+
+
+def _converted(value: Any, option: Any, name: str, described: dataclasses.Field[Any] | None, wrong: FieldError) -> Any:
+    """`value` as one option of a union has it; raises `wrong` where it does not fit."""
+    origin, kinds = typing.get_origin(option) or option, typing.get_args(option)
+    if option is Any or (option is type(None) and value is None) or (origin is Literal and value in kinds):
+        return value
+    if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+        return from_json(typing.cast(type, option), value, f"{name}.")
+    if origin is tuple and isinstance(value, list | tuple):
+        each = kinds[:1] * len(value) if len(kinds) == 2 and kinds[1] is ... else kinds
+        if len(each) == len(value):
+            return tuple(_checked(item, kind, name, described) for item, kind in zip(value, each, strict=True))
+    if origin is list and isinstance(value, list):
+        return [_checked(item, kinds[0], name, described) for item in value] if kinds else value
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if option is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if option is Path and type(value) is str and value:
+        return Path(value)
+    if option in (int, bool, str) and type(value) is option:
+        return value
+    raise wrong
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ASCONDenoiseLib.errors import WriteError
-from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, file_suffix
+from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, file_suffix, remove_partial
 
 
 @pytest.mark.parametrize("fsync", [False, True])
@@ -61,6 +61,16 @@ def test_two_files_appear_together_or_not_at_all(tmp_path):
         b.write_text("b")
         raise KeyError
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a[1].nii.gz", "series"])
+def test_what_is_unfinished_can_be_removed_at_the_end_of_a_process(tmp_path, name):
+    (tmp_path / ".other.partial").touch()
+    folder, file = atomic_folder(tmp_path / name), atomic_file(tmp_path / name)
+    (folder.__enter__() / "inside").touch()
+    file.__enter__().touch()
+    remove_partial(tmp_path / name)
+    assert os.listdir(tmp_path) == [".other.partial"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import uuid
@@ -76,6 +77,16 @@ def check_parent(path: Path) -> None:
     """Raise InputError where there is no folder for `path` to lie in."""
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist: make it or choose another.")
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what an unfinished `atomic_file` or `atomic_folder` for `path` holds, where its process ends before it."""
+    suffix = file_suffix(path)
+    stem = path.name[: len(path.name) - len(suffix)]
+    for left in path.parent.glob(f".{glob.escape(stem)}.*.partial{suffix}"):
+        shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            left.unlink(missing_ok=True)
 
 
 def file_suffix(path: str | Path) -> str:

@@ -134,10 +134,11 @@ def cluster_volume(
         InputError: the volume shows no body, or fewer voxels of it than clusters.
         InputError, Failure, Cancelled: as `inference.denoise`.
     """
-    from ASCONDenoiseLib.models.inference import denoise
+    from ASCONDenoiseLib.models.inference import check_voxels, denoise
 
     settings = settings or ClusterSettings()
     started = time.monotonic()
+    check_voxels(voxels_hu)
     labels = _bodies(voxels_hu, spacing_mm, labels, cancelled)
     chosen = fit_slices(len(voxels_hu))
     in_all = len(chosen) + len(voxels_hu) + EMBEDDING_STEPS

@@ -100,7 +100,7 @@ def denoise(
         Failure: too little memory for one slice, or output that is not finite.
     """
     started = time.monotonic()
-    _check_voxels(voxels_hu)
+    check_voxels(voxels_hu)
     check_strength(strength)
     out = _checked_output(out, voxels_hu)
     if strength == 0 and see_features is None:
@@ -265,7 +265,8 @@ def _evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _check_voxels(voxels_hu: np.ndarray) -> None:
+def check_voxels(voxels_hu: np.ndarray) -> None:
+    """Raises InputError where this is no volume (S, H, W) of finite numbers."""
     if voxels_hu.ndim != 3 or 0 in voxels_hu.shape:
         raise InputError(f"A volume has one or more slices, rows and columns; got the shape {voxels_hu.shape}.")
     if voxels_hu.dtype.kind not in "iuf":

@@ -1,0 +1,420 @@
+"""The jobs of the worker, one function per command, and what a request for each of them says.
+
+A request is a dataclass: its fields are those of the JSON object. A function takes the job, its request and the model
+that was used last, sends {"event": "started"} (with the "device" where it uses torch) once all is at hand, and returns
+what the result says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ASCONDenoiseLib.checked_json import FieldError
+from ASCONDenoiseLib.errors import InputError, is_out_of_memory
+from ASCONDenoiseLib.models.card import ModelCard
+from ASCONDenoiseLib.physics.settings import DoseSettings, phantom_settings
+from ASCONDenoiseLib.worker.export import ExportRequest, export
+from ASCONDenoiseLib.worker.job import TEXT, Job, read_voxels
+from ASCONDenoiseLib.worker.warm_model import WarmModel, import_torch
+
+if TYPE_CHECKING:
+    import torch
+
+Facts = dict[str, Any]
+Triple = tuple[float, float, float]
+
+PHANTOM_SEED = 1_000_000
+"""A patient that no training has seen: its seeds are small numbers."""
+
+SIMULATION_SEED = 1
+
+SPACING = {"wanted": "three positive numbers"}
+SHAPE = {"wanted": "three positive whole numbers"}
+
+
+@dataclass(frozen=True)
+class DenoiseRequest:
+    """A volume to denoise.
+
+    Attributes:
+        input, output: .npy files.
+        model: name or path; None: the default.
+        device: see `devices.pick_device`.
+    """
+
+    input: Path = field(metadata=TEXT)
+    output: Path = field(metadata=TEXT)
+    model: str | None = field(default=None, metadata=TEXT)
+    device: str = "auto"
+    padding_hu: float | None = None
+
+
+def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
+    """Returns device, precision, seconds, notes (sentences for the user) and model (name, version, sha256, path)."""
+    voxels = read_voxels(request.input)
+    path, card, network = warm.load(job, request.model)
+    from ASCONDenoiseLib.models import inference
+    from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory, pick_device
+
+    device = pick_device(request.device)
+    job.answer("started", device=device_title(device))
+    with job.timed("work"):
+        result = inference.denoise(
+            voxels,
+            network,
+            device=str(device),
+            padding_hu=request.padding_hu,
+            progress=job.progress,
+            cancelled=job.cancelled,
+            out=job.new_output(request.output, voxels.shape, voxels.dtype),
+        )
+    free_reserved_memory()
+    return {
+        "device": result.device,
+        "precision": result.precision,
+        "seconds": result.seconds,
+        "notes": list(result.notes),
+        "model": _model_facts(path, card),
+    }
+
+
+@dataclass(frozen=True)
+class ClusterRequest:
+    """A volume to cluster.
+
+    Attributes:
+        input: .npy file.
+        output: .npy file of the labels, uint8.
+        points_output: .npz file of the fields of `feature_clusters.Points`.
+        spacing_mm: (x, y, z).
+        model, device, padding_hu: as of denoise.
+        points: in the scatter plot.
+    """
+
+    input: Path = field(metadata=TEXT)
+    output: Path = field(metadata=TEXT)
+    points_output: Path = field(metadata=TEXT)
+    spacing_mm: Triple = field(metadata=SPACING)
+    model: str | None = field(default=None, metadata=TEXT)
+    device: str = "auto"
+    padding_hu: float | None = None
+    clusters: int = 8
+    points: int = 2000
+
+    def __post_init__(self) -> None:
+        _check_positive("spacing_mm", self.spacing_mm, SPACING)
+
+
+def cluster(job: Job, request: ClusterRequest, warm: WarmModel) -> Facts:
+    """Returns the facts of `feature_clusters.Anatomy` but for its arrays, and the model as `denoise` does.
+
+    Progress counts slices of both passes, and a few more for t-SNE, whose begin is a stage, "embedding".
+    """
+    from ASCONDenoiseLib.imaging.clustering import ClusterSettings
+
+    voxels = read_voxels(request.input)
+    settings = ClusterSettings(request.clusters, request.points)
+    path, card, network = warm.load(job, request.model)
+    if not hasattr(network, "features"):
+        raise InputError(f"{card.name} ({card.architecture}) has no features to look at. Choose another model.")
+    import sklearn  # noqa: F401 - better missed now than after the network's work
+
+    from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory, pick_device
+    from ASCONDenoiseLib.models.feature_clusters import EMBEDDING_STEPS, cluster_volume
+
+    device = pick_device(request.device)
+    job.answer("started", device=device_title(device))
+
+    def progress(done: int, total: int) -> None:
+        job.progress(done, total)
+        if done == total - EMBEDDING_STEPS:
+            job.answer("stage", stage="embedding")
+
+    with job.timed("work"):
+        anatomy = cluster_volume(
+            voxels,
+            network,
+            settings,
+            spacing_mm=request.spacing_mm,
+            device=str(device),
+            padding_hu=request.padding_hu,
+            progress=progress,
+            cancelled=job.cancelled,
+            labels=job.new_output(request.output, voxels.shape, np.dtype(np.uint8)),
+        )
+        job.outputs.append(request.points_output)
+        with request.points_output.open("wb") as file:
+            np.savez(file, **vars(anatomy.points))
+    free_reserved_memory()
+    return {
+        "clusters": [asdict(cluster) for cluster in anatomy.clusters],
+        "separation": asdict(anatomy.separation) if anatomy.separation else None,
+        "fit_slices": anatomy.fit_slices,
+        "device": anatomy.device,
+        "precision": anatomy.precision,
+        "seconds": anatomy.seconds,
+        "notes": list(anatomy.notes),
+        "model": _model_facts(path, card),
+    }
+
+
+@dataclass(frozen=True)
+class BlendRequest:
+    """A result to give another strength.
+
+    Attributes:
+        input, denoised, output: .npy files; `denoised` is of strength 1.
+        strength: 0 to 1.
+    """
+
+    input: Path = field(metadata=TEXT)
+    denoised: Path = field(metadata=TEXT)
+    output: Path = field(metadata=TEXT)
+    strength: float
+
+
+def blend(job: Job, request: BlendRequest, _: WarmModel) -> Facts:
+    """Works without torch, and has nothing to return."""
+    from ASCONDenoiseLib.imaging import output_rule
+
+    voxels, denoised = read_voxels(request.input), read_voxels(request.denoised)
+    output_rule.check_strength(request.strength)
+    _check_alike(voxels, denoised)
+    job.answer("started")
+    out = job.new_output(request.output, voxels.shape, voxels.dtype)
+    with job.timed("work"):
+        for i in range(len(voxels)):
+            output_rule.blend(voxels[i], denoised[i], request.strength, out=out[i])
+            job.progress(i + 1, len(voxels))
+    return {}
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """A result to measure.
+
+    Attributes:
+        input, denoised, reference: .npy files; the reference is the NDCT, where there is one.
+        spacing_mm: (x, y, z).
+    """
+
+    input: Path = field(metadata=TEXT)
+    denoised: Path = field(metadata=TEXT)
+    spacing_mm: Triple = field(metadata=SPACING)
+    reference: Path | None = field(default=None, metadata=TEXT)
+
+    def __post_init__(self) -> None:
+        _check_positive("spacing_mm", self.spacing_mm, SPACING)
+
+
+def measure(job: Job, request: MeasureRequest, _: WarmModel) -> Facts:
+    """Returns quality (`image_quality.Quality` as a dict), metrics, notes, and how many slices of the total are in it.
+
+    The metrics are those of `metrics.Comparison.to_dict` but for its slices, of "LDCT" and "denoised"; without a
+    reference there are none. It works without torch.
+    """
+    from ASCONDenoiseLib.imaging.image_quality import MAX_SLICES, quality
+
+    volumes = {"LDCT": read_voxels(request.input), "denoised": read_voxels(request.denoised)}
+    if request.reference is not None:
+        volumes["NDCT"] = read_voxels(request.reference)
+    _check_alike(*volumes.values())
+    job.answer("started")
+    total = len(volumes["LDCT"])
+    chosen = np.unique(np.linspace(0, total - 1, min(total, MAX_SLICES)).round().astype(int))
+    volumes = {name: voxels[chosen] for name, voxels in volumes.items()}
+    with job.timed("work"):
+        comparisons, notes = _compared(job, volumes) if "NDCT" in volumes else ([], [])
+        measured = quality(volumes["LDCT"], volumes["denoised"], request.spacing_mm, volumes.get("NDCT"))
+    return {
+        "quality": measured.to_dict(),
+        "metrics": comparisons,
+        "slices": len(chosen),
+        "total": total,
+        "notes": [*notes, *measured.notes],
+    }
+
+
+def _compared(job: Job, volumes: dict[str, np.ndarray]) -> tuple[list[Facts], list[str]]:
+    """PSNR, SSIM and RMSE against the NDCT, in the units of the paper; notes where they cannot be had."""
+    from ASCONDenoiseLib.imaging import metrics
+
+    reference = volumes["NDCT"]
+    if min(reference.shape[1:]) < 11:
+        return [], ["No PSNR, SSIM and RMSE: the slices are smaller than SSIM's window of 11 x 11 pixels."]
+    comparisons = []
+    for which, name in enumerate(("LDCT", "denoised")):
+        rows: list[metrics.SliceMetrics] = []
+        try:
+            for i, (a, b) in enumerate(zip(reference, volumes[name], strict=True)):
+                rows += metrics.compare(a[None], b[None], metrics.PAPER).rows
+                job.progress(which * len(reference) + i + 1, 2 * len(reference))
+        except ModuleNotFoundError:
+            return [], ["No PSNR, SSIM and RMSE: the Python package scikit-image is missing."]
+        numbered = tuple(replace(row, index=i) for i, row in enumerate(rows))
+        comparison = metrics.Comparison(name, metrics.PAPER, True, numbered).to_dict()
+        del comparison["slices"]
+        comparisons.append(comparison)
+    return comparisons, []
+
+
+@dataclass(frozen=True)
+class SimulateRequest:
+    """A scan to simulate at a lower dose.
+
+    Attributes:
+        input, output: .npy files.
+        spacing_mm: (x, y, z).
+        dose: fraction of the scan's own.
+        photons, kernel: as in `settings.DoseSettings`; None and "scan" measure them in the scan.
+    """
+
+    input: Path = field(metadata=TEXT)
+    output: Path = field(metadata=TEXT)
+    spacing_mm: Triple = field(metadata=SPACING)
+    dose: float = 0.25
+    photons: float | None = None
+    kernel: str = "scan"
+
+    def __post_init__(self) -> None:
+        _check_positive("spacing_mm", self.spacing_mm, SPACING)
+
+
+def simulate(job: Job, request: SimulateRequest, _: WarmModel) -> Facts:
+    """Returns dose, photons (their mean), kernel, device and notes (sentences for the user)."""
+    voxels = read_voxels(request.input)
+    import_torch(job)
+    import torch
+
+    from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory
+    from ASCONDenoiseLib.physics.dose import simulate_any_scan
+
+    settings = DoseSettings(request.dose, photons=request.photons, kernel=request.kernel, seed=SIMULATION_SEED)
+    device, notes = _device_for_physics(), []
+    job.answer("started", device=device_title(device))
+    with job.timed("work"):
+        try:
+            simulation = simulate_any_scan(voxels, request.spacing_mm, settings, device=device, progress=job.progress)
+        except RuntimeError as error:
+            if device.type == "cpu" or not is_out_of_memory(error):
+                raise
+            simulation = None
+        if simulation is None:  # now the error no longer holds the GPU's tensors
+            notes.append(f"out of memory on {device_title(device)}: the CPU was used")
+            device = torch.device("cpu")
+            simulation = simulate_any_scan(voxels, request.spacing_mm, settings, device=device, progress=job.progress)
+        job.new_output(request.output, voxels.shape, voxels.dtype)[...] = simulation.voxels
+    free_reserved_memory()
+    return {
+        "dose": settings.dose,
+        "photons": float(simulation.photons.mean()),
+        "kernel": asdict(simulation.kernel),
+        "device": device_title(device),
+        "notes": [*notes, *simulation.notes],
+    }
+
+
+@dataclass(frozen=True)
+class PhantomRequest:
+    """A phantom to make.
+
+    Attributes:
+        output: .npy file, int16.
+        shape: slices, rows, columns.
+        spacing_mm: (x, y, z).
+    """
+
+    output: Path = field(metadata=TEXT)
+    shape: tuple[int, int, int] = field(metadata=SHAPE)
+    spacing_mm: Triple = field(metadata=SPACING)
+
+    def __post_init__(self) -> None:
+        _check_positive("shape", self.shape, SHAPE)
+        _check_positive("spacing_mm", self.spacing_mm, SPACING)
+
+
+def phantom(job: Job, request: PhantomRequest, _: WarmModel) -> Facts:
+    """Scans a computed abdomen at normal dose; returns spacing_mm, and photons and kernel for its `simulate`."""
+    import_torch(job)
+    from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory
+    from ASCONDenoiseLib.physics.dose import scan
+    from ASCONDenoiseLib.physics.phantoms import abdomen
+
+    device = _device_for_physics()
+    job.answer("started", device=device_title(device))
+    settings = phantom_settings("abdomen")
+    with job.timed("work"):
+        truth_hu = np.rint(abdomen(PHANTOM_SEED, request.shape, request.spacing_mm).voxels_hu).astype(np.int16)
+        job.check()
+        out = job.new_output(request.output, truth_hu.shape, truth_hu.dtype)
+        out[...] = scan(truth_hu, request.spacing_mm, settings, device=device)
+    free_reserved_memory()
+    return {"spacing_mm": list(request.spacing_mm), "photons": settings.photons, "kernel": settings.kernel}
+
+
+@dataclass(frozen=True)
+class DevicesRequest:
+    """Nothing is to be said."""
+
+
+def devices(job: Job, request: DevicesRequest, _: WarmModel) -> Facts:
+    """Returns the devices (name and title, "cpu" first), what "auto" stands for, and torch's version or null."""
+    listed = [{"name": "cpu", "title": "CPU"}]
+    try:
+        import_torch(job)
+    except ImportError:
+        return {"torch": None, "auto": "cpu", "devices": listed}
+    import torch
+
+    from ASCONDenoiseLib.models.devices import pick_device
+
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(i)
+        title = f"{properties.name} ({properties.total_memory / 1e9:.0f} GB)"
+        listed.append({"name": f"cuda:{i}", "title": title})
+    if torch.backends.mps.is_available():
+        listed.append({"name": "mps", "title": "Apple GPU (MPS)"})
+    return {"torch": torch.__version__, "auto": str(pick_device("auto")), "devices": listed}
+
+
+JOBS: dict[str, tuple[type, Callable[[Job, Any, WarmModel], Facts]]] = {
+    "denoise": (DenoiseRequest, denoise),
+    "cluster": (ClusterRequest, cluster),
+    "blend": (BlendRequest, blend),
+    "measure": (MeasureRequest, measure),
+    "simulate": (SimulateRequest, simulate),
+    "phantom": (PhantomRequest, phantom),
+    "export": (ExportRequest, export),
+    "devices": (DevicesRequest, devices),
+}
+"""Command -> what its request says, and what is done."""
+
+
+def _check_positive(name: str, values: Triple, words: dict[str, str]) -> None:
+    if min(values) <= 0:
+        raise FieldError("wrong", name, values, words["wanted"])
+
+
+def _check_alike(*volumes: np.ndarray) -> None:
+    if len({volume.shape for volume in volumes}) > 1:
+        shapes = ", ".join(" x ".join(map(str, volume.shape)) for volume in volumes)
+        raise InputError(f"The volumes to compare have different numbers of slices, rows and columns: {shapes}.")
+
+
+def _model_facts(path: Path, card: ModelCard) -> dict[str, str]:
+    return {"name": card.name, "version": card.version, "sha256": card.sha256, "path": str(path)}
+
+
+def _device_for_physics() -> torch.device:
+    """CUDA or the CPU: the simulation computes in 64 bits, which MPS lacks."""
+    import torch
+
+    from ASCONDenoiseLib.models.devices import pick_device
+
+    device = pick_device()
+    return device if device.type == "cuda" else torch.device("cpu")
