@@ -21,6 +21,7 @@ from slicer.util import VTKObservationMixin
 
 from ASCONDenoiseLib import messages
 from ASCONDenoiseLib.panel import sample_data
+from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic
 from ASCONDenoiseLib.panel.sections.anatomy import AnatomySection
 from ASCONDenoiseLib.panel.sections.compare import CompareSection, registerLayouts
@@ -61,7 +62,7 @@ Please cite this paper. The software was written anew from it.
 
 def onStartupCompleted() -> None:
     """Adds "ASCON: low-dose abdomen" to the module Sample Data, and the layouts that a scene may be saved with."""
-    sample_data.register(ASCONDenoiseLogic)
+    sample_data.register()
     registerLayouts()
 
 
@@ -93,12 +94,13 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = logic = ASCONDenoiseLogic()
         logic.onProgress = self.onProgress
         logic.onEnd = self.onTaskEnd
-        self.task = TaskButton("denoise", logic, (ui.denoiseButton, ui.progressBar, ui.statusLabel), self._update)
-        self.modelChooser = ModelChooser(ui, logic, self.task.say, self._update)
-        self.compare = CompareSection(ui, logic, self.task.say)
-        self.numbers = NumbersSection(ui, self.task.say)
-        self.anatomy = AnatomySection(ui, logic, self._update)
-        self.export = ExportSection(ui, logic, self.task.say, self._update)
+        self.context = context = PanelContext(ui, logic, self._update)
+        self.task = TaskButton("denoise", context, (ui.denoiseButton, ui.progressBar, ui.statusLabel))
+        self.modelChooser = ModelChooser(context)
+        self.compare = CompareSection(context)
+        self.numbers = NumbersSection(context)
+        self.anatomy = AnatomySection(context)
+        self.export = ExportSection(context)
         for name, percent in PRESETS.items():
             getattr(ui, f"{name}Button").clicked.connect(lambda _on, percent=percent: self.setStrength(percent))
         ui.strengthSlider.valueChanged.connect(lambda percent: logic.setStrength(percent / 100))
@@ -179,7 +181,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._update)
-        self._parameterNode = parameterNode
+        self._parameterNode = self.context.choices = parameterNode
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._update)
@@ -194,7 +196,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._observeInput(choices.inputVolume if choices else None)
         self._warn(choices)
         for section in (self.modelChooser, self.anatomy, self.compare, self.export):
-            section.update(choices)
+            section.update()
         if choices is None:
             self.ui.denoiseButton.enabled = False
             return

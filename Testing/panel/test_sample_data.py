@@ -26,7 +26,7 @@ class SampleTest(PanelTestCase):
             mock.patch.dict(sys.modules["ASCONDenoiseLib.scene.operations"].PHANTOM, phantom),
             mock.patch.object(SampleData.SampleDataLogic, "downloadSample", offline, create=True),
         ):
-            ldct, ndct = self.module.sample_data.load(self.module.ASCONDenoiseLogic())  # what its button does
+            ldct, ndct = self.module.sample_data.load()  # what its button does
         self.assertEqual([ldct.GetName(), ndct.GetName()], ["ASCON low-dose abdomen", "ASCON normal-dose abdomen"])
         self.assertEqual(ldct.GetSpacing(), (2.8, 2.8, 3.0))
         low, normal = (slicer.util.arrayFromVolume(node).astype(float) for node in (ldct, ndct))

@@ -1,1 +1,1 @@
-"""The parts of the panel that need Slicer itself: only ASCONDenoise.py imports them."""
+"""The parts of the panel, which know Qt: only ASCONDenoise.py imports them."""

@@ -169,13 +169,8 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         """
         if reason := self.obstacle(inputVolume, outputVolume, referenceVolume, model):
             raise InputError(reason)
-        work = operations.denoise(
-            inputVolume,
-            outputVolume,
-            referenceVolume,
-            strength=lambda: self.strength,
-            **self._means(model, device),
-        )
+        means = self._means(model, device)
+        work = operations.denoise(inputVolume, outputVolume, referenceVolume, strength=lambda: self.strength, **means)
         self.tasks.start("denoise", work, [inputVolume, outputVolume])
 
     def findAnatomy(

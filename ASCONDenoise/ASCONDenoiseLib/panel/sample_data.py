@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from ASCONDenoiseLib.imaging import hounsfield
 from ASCONDenoiseLib.panel.installation import ensurePackages
+from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic
 from ASCONDenoiseLib.scene.display import set_window
 from ASCONDenoiseLib.scene.volumes import remove_volume
 
@@ -17,8 +18,8 @@ THUMBNAIL = Path(__file__).resolve().parents[2] / "Resources" / "Icons" / "ASCON
 """A slice of the phantom that is shown when offline."""
 
 
-def register(makeLogic) -> None:
-    """Adds "ASCON: low-dose abdomen" to the module Sample Data; `makeLogic` is ASCONDenoiseLogic."""
+def register() -> None:
+    """Adds "ASCON: low-dose abdomen" to the module Sample Data."""
     import SampleData
 
     logic = SampleData.SampleDataLogic
@@ -29,20 +30,20 @@ def register(makeLogic) -> None:
         uris=[],
         fileNames=[],
         thumbnailFileName=str(THUMBNAIL),
-        customDownloader=lambda source=None: load(makeLogic()),
+        customDownloader=lambda source=None: load(),
     )
 
 
-def load(logic) -> list:
-    """[LDCT, NDCT] volume nodes: quarter dose simulated here, on a CT of Slicer's samples or, offline, a phantom."""
+def load() -> list[slicer.vtkMRMLScalarVolumeNode]:
+    """Makes the nodes LDCT and NDCT: a quarter of the dose, of a CT of Slicer's samples or, offline, of a phantom."""
     import SampleData
 
-    normalDose, failed = None, _("The low-dose abdomen could not be made.")
+    logic, normalDose, failed = ASCONDenoiseLogic(), None, _("The low-dose abdomen could not be made.")
     try:
         with slicer.util.tryWithErrorDisplay(failed):  # it may ask: no wait cursor over a question
             ensurePackages()
         with slicer.util.tryWithErrorDisplay(failed, waitCursor=True):
-            with contextlib.suppress(Exception):  # offline: whatever it raises then
+            with contextlib.suppress(Exception):  # offline it raises one error or another
                 normalDose = SampleData.SampleDataLogic().downloadSample("CTLiver")
             nodes = logic.makeSample(normalDose)
     finally:

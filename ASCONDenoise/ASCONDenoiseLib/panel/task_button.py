@@ -10,32 +10,18 @@ from slicer.i18n import tr as _
 
 from ASCONDenoiseLib import messages
 from ASCONDenoiseLib.errors import AsconError
-from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic
+from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.task_queue import Task
 
 
 class TaskButton:
     """Starts a task with a click and, while the task is under way, cancels it with the next."""
 
-    def __init__(
-        self,
-        kind: str,
-        logic: ASCONDenoiseLogic,
-        widgets: tuple[qt.QPushButton, qt.QProgressBar, qt.QLabel],
-        update: Callable[[], None],
-    ):
-        """Takes the widgets of a task.
-
-        Args:
-            kind: of the task that the button starts.
-            logic: runs the task.
-            widgets: button, progress bar, and label for the line of text.
-            update: brings the panel into line with the logic.
-        """
+    def __init__(self, kind: str, panel: PanelContext, widgets: tuple[qt.QPushButton, qt.QProgressBar, qt.QLabel]):
+        """Takes a button, a progress bar and a label; `kind` is that of the task which the button starts."""
         self.button, self.bar, self.label = widgets
+        self.panel = panel
         self._kind = kind
-        self._logic = logic
-        self._updatePanel = update
         self._doing = ""  # the line of text while the task is under way
 
     def say(self, text: str) -> None:
@@ -50,11 +36,11 @@ class TaskButton:
             purpose: what the button does, for the tool tip.
             obstacle: why the task cannot start, for the tool tip of a disabled button; "" where it can.
         """
-        tasks = self._logic.tasks
-        busy, current = tasks.busy(self._kind), tasks.current
-        if self._logic.installing:
+        logic = self.panel.logic
+        busy, current = logic.tasks.busy(self._kind), logic.tasks.current
+        if logic.installing:
             obstacle = _("Packages are being installed.")
-        elif tasks.busy("denoise", "anatomy"):
+        elif logic.tasks.busy("denoise", "anatomy"):
             obstacle = _("Wait until the other work is done, or cancel it.")
         cancelling = current is not None and current.kind == self._kind and current.cancelling
         self.button.text = _("Cancelling...") if cancelling else _("Cancel") if busy else text
@@ -66,16 +52,16 @@ class TaskButton:
 
         `start` returns the line of text for the time that the task is under way; an AsconError of it is shown.
         """
-        logic = self._logic
+        logic = self.panel.logic
         if logic.tasks.busy(self._kind):
             current = logic.tasks.current
             if current is not None and current.kind != self._kind:  # the task waits for its turn and will never begin
                 self.say(_("Cancelled. Nothing was changed."))
             logic.cancel(_("Cancelled."))
-            self._updatePanel()
+            self.panel.update()
             return
         logic.installing = True
-        self._updatePanel()
+        self.panel.update()
         try:
             logic.ensurePackages(packages)
             self._doing = start()
@@ -85,7 +71,7 @@ class TaskButton:
             self.say(str(error))
         finally:
             logic.installing = False
-            self._updatePanel()
+            self.panel.update()
 
     def onProgress(self, task: Task, event: dict) -> None:
         """Shows an event of the worker; only the button's own task has a line of text besides the bar."""

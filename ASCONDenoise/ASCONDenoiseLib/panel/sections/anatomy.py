@@ -6,7 +6,6 @@ which follows the mouse while Shift is held, marks the nearest point in the plot
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -17,9 +16,8 @@ from slicer.util import VTKObservationMixin
 from vtk.util import numpy_support
 
 from ASCONDenoiseLib import messages
+from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.installation import ANATOMY_PACKAGES
-from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic
-from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
 from ASCONDenoiseLib.panel.sections.compare import isCompareLayout
 from ASCONDenoiseLib.panel.table_widget import fillTable
 from ASCONDenoiseLib.panel.task_button import TaskButton
@@ -36,14 +34,12 @@ class AnatomySection(VTKObservationMixin):
         segmentation: what the section shows; None for nothing.
     """
 
-    def __init__(self, ui: Any, logic: ASCONDenoiseLogic, update: Callable[[], None]):
+    def __init__(self, panel: PanelContext):
         VTKObservationMixin.__init__(self)
-        self.ui = ui
-        self._logic = logic
-        self._choices: Any = None
-        self.task = TaskButton(
-            "anatomy", logic, (ui.anatomyButton, ui.anatomyProgressBar, ui.anatomyStatusLabel), update
-        )
+        self.panel = panel
+        self.ui = ui = panel.ui
+        widgets = ui.anatomyButton, ui.anatomyProgressBar, ui.anatomyStatusLabel
+        self.task = TaskButton("anatomy", panel, widgets)
         self.segmentation: Segmentation | None = None
         self._layoutBefore: int | None = None  # the plot was shown
         self._views: list = []  # plot views whose selection is followed
@@ -61,23 +57,22 @@ class AnatomySection(VTKObservationMixin):
         self.segmentation = None
         self.removeObservers()
 
-    def update(self, choices: ASCONDenoiseParameterNode | None) -> None:
-        """Follows the user's choices; None while there is no scene."""
-        self._choices = choices
+    def update(self) -> None:
+        """Follows the user's choices."""
+        choices, logic = self.panel.choices, self.panel.logic
         self._show(choices.anatomy if choices is not None else None)
         if choices is None:
             self.ui.anatomyButton.enabled = False
             return
         purpose = _("Cluster the voxels of the LDCT volume by what the model sees in them.")
-        obstacle = self._logic.obstacle(choices.inputVolume, model=choices.model)
-        self.task.update(_("Find the anatomy"), purpose, obstacle)
-        self.ui.anatomyProgressBar.visible = self._logic.tasks.busy("anatomy")
+        self.task.update(_("Find the anatomy"), purpose, logic.obstacle(choices.inputVolume, model=choices.model))
+        self.ui.anatomyProgressBar.visible = logic.tasks.busy("anatomy")
 
     def onAnatomyButton(self) -> None:
         def start() -> str:
-            choices = self._choices
+            choices = self.panel.choices
             volume = choices.inputVolume
-            self._logic.findAnatomy(volume, choices.anatomy, choices.model, choices.device, choices.clusters)
+            self.panel.logic.findAnatomy(volume, choices.anatomy, choices.model, choices.device, choices.clusters)
             return _("Looking at {name}...").format(name=volume.GetName())
 
         self.task.startOrCancel(start, ANATOMY_PACKAGES)

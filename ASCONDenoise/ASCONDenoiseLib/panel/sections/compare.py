@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import qt
@@ -12,8 +12,7 @@ from slicer.i18n import tr as _
 
 from ASCONDenoiseLib.errors import AsconError, Failure
 from ASCONDenoiseLib.imaging import hounsfield
-from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic
-from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
+from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.scene import compare_layout, display
 
 FLICKER_MS = 500
@@ -34,11 +33,9 @@ def isCompareLayout(layout: int) -> bool:
 class CompareSection:
     """Buttons and sliders for comparing; the button "Side by side" is down while the compare views are on."""
 
-    def __init__(self, ui: Any, logic: ASCONDenoiseLogic, say: Callable[[str], None]):
-        self.ui = ui
-        self._logic = logic
-        self._say = say
-        self._choices: Any = None
+    def __init__(self, panel: PanelContext):
+        self.panel = panel
+        self.ui = ui = panel.ui
         self._views = CompareViews()
         self._flickerTimer = qt.QTimer()
         self._flickerTimer.timeout.connect(self.onFlicker)
@@ -55,16 +52,15 @@ class CompareSection:
         self._flickerTimer.stop()
         self._views.shareWindow([])
 
-    def update(self, choices: ASCONDenoiseParameterNode | None) -> None:
-        """Follows the user's choices; None while there is no scene."""
-        ui, self._choices = self.ui, choices
+    def update(self) -> None:
+        """Follows the user's choices and the last result."""
+        ui, choices, run = self.ui, self.panel.choices, self.panel.logic.run
         if choices is None:
             return
         both = choices.inputVolume is not None and choices.outputVolume is not None
         ui.compareButton.enabled = ui.revealSlider.enabled = ui.flickerButton.enabled = both
-        ui.differenceButton.enabled = self._logic.run is not None
-        purpose = _("Another view: denoised less LDCT, in HU.")
-        ui.differenceButton.toolTip = purpose if self._logic.run is not None else _("Denoise first.")
+        ui.differenceButton.enabled = run is not None
+        ui.differenceButton.toolTip = _("Another view: denoised less LDCT, in HU.") if run else _("Denoise first.")
         if self._views.volumes and self._views.volumes != self._volumes():
             if both:
                 self.show()
@@ -73,15 +69,12 @@ class CompareSection:
 
     def _volumes(self) -> dict[str, Volume]:
         """What there is to compare, by the pane that shows it."""
-        if self._choices is None:
+        choices, run = self.panel.choices, self.panel.logic.run
+        if choices is None:
             return {}
-        volumes = {
-            "LDCT": self._choices.inputVolume,
-            "denoised": self._choices.outputVolume,
-            "NDCT": self._choices.referenceVolume,
-        }
-        if self.ui.differenceButton.checked and self._logic.run is not None:
-            volumes["difference"] = self._logic.run.difference
+        volumes = {"LDCT": choices.inputVolume, "denoised": choices.outputVolume, "NDCT": choices.referenceVolume}
+        if self.ui.differenceButton.checked and run is not None:
+            volumes["difference"] = run.difference
         return {pane: volume for pane, volume in volumes.items() if volume is not None}
 
     def _imagesInHu(self) -> list[Volume]:
@@ -96,7 +89,7 @@ class CompareSection:
             self._views.show(self._volumes())
         except AsconError as error:
             self._views.leave()
-            self._say(str(error))
+            self.panel.say(str(error))
         self.ui.compareButton.checked = bool(self._views.volumes)
         self._views.shareWindow(self._imagesInHu())
         self.onReveal()
@@ -104,7 +97,7 @@ class CompareSection:
     def leave(self) -> None:
         """Puts the views back as they were."""
         self.ui.compareButton.checked = self.ui.differenceButton.checked = False
-        self._logic.setDifferenceRange(None)
+        self.panel.logic.setDifferenceRange(None)
         self._views.leave()
 
     def resume(self) -> None:
@@ -127,14 +120,14 @@ class CompareSection:
 
     def onDifferenceButton(self) -> None:
         wanted = self.ui.differenceButton.checked
-        self._logic.setDifferenceRange(self._choices.differenceRange if wanted else None)
-        run = self._logic.run
+        self.panel.logic.setDifferenceRange(self.panel.choices.differenceRange if wanted else None)
+        run = self.panel.logic.run
         if not wanted or run is not None and run.difference is not None:
             self.show()
 
     def onDifferenceRange(self, rangeHu: float) -> None:
         if self.ui.differenceButton.checked:
-            self._logic.setDifferenceRange(rangeHu)
+            self.panel.logic.setDifferenceRange(rangeHu)
 
     # Window, before and after
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic, openDatabase
-from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
+from ASCONDenoiseLib.panel.context import PanelContext
+from ASCONDenoiseLib.panel.logic import openDatabase
 from ASCONDenoiseLib.scene import operations
 from ASCONDenoiseLib.scene.volumes import instance_uids
 
@@ -18,29 +15,25 @@ from ASCONDenoiseLib.scene.volumes import instance_uids
 class ExportSection:
     """Saves as DICOM, and offers to import what was saved into Slicer's database."""
 
-    def __init__(self, ui: Any, logic: ASCONDenoiseLogic, say: Callable[[str], None], update: Callable[[], None]):
-        self.ui = ui
-        self._logic = logic
-        self._say = say
-        self._updatePanel = update
-        self._choices: Any = None
-        ui.saveDicomButton.clicked.connect(self.onSaveDicomButton)
+    def __init__(self, panel: PanelContext):
+        self.panel = panel
+        panel.ui.saveDicomButton.clicked.connect(self.onSaveDicomButton)
 
-    def update(self, choices: ASCONDenoiseParameterNode | None) -> None:
-        """Follows the user's choices; None while there is no scene."""
-        self._choices = choices
-        if choices is not None:
-            obstacle = self._obstacle(choices)
-            self.ui.saveDicomButton.enabled = not obstacle
+    def update(self) -> None:
+        """Follows the user's choices."""
+        if self.panel.choices is not None:
+            obstacle = self._obstacle()
             purpose = _("Write the denoised volume as a derived DICOM series.")
-            self.ui.saveDicomButton.toolTip = obstacle or purpose
+            self.panel.ui.saveDicomButton.enabled = not obstacle
+            self.panel.ui.saveDicomButton.toolTip = obstacle or purpose
 
-    def _obstacle(self, choices: ASCONDenoiseParameterNode) -> str:
+    def _obstacle(self) -> str:
+        choices = self.panel.choices
         if choices.inputVolume is None or choices.outputVolume is None:
             return _("Denoise a volume first.")
         if not instance_uids(choices.inputVolume) or openDatabase() is None:
             return _("The LDCT was not loaded from the DICOM database, so there is no series to derive one from.")
-        busy = self._logic.tasks.busy("denoise", "anatomy", "blend", "save")
+        busy = self.panel.logic.tasks.busy("denoise", "anatomy", "blend", "save")
         return _("Wait until the work is done.") if busy else ""
 
     def onSaveDicomButton(self) -> None:
@@ -50,14 +43,14 @@ class ExportSection:
 
     def saveDicom(self, parent: str) -> None:
         """Writes the series into a new folder of `parent`."""
-        ldct, denoised = self._choices.inputVolume, self._choices.outputVolume
-        self._logic.saveDicom(ldct, denoised, operations.new_folder(parent, denoised.GetName()))
-        self._updatePanel()
+        ldct, denoised = self.panel.choices.inputVolume, self.panel.choices.outputVolume
+        self.panel.logic.saveDicom(ldct, denoised, operations.new_folder(parent, denoised.GetName()))
+        self.panel.update()
 
     def onSaved(self, result: dict) -> None:
         """Says where the series is; asks about the import when the worker's answer has been dealt with."""
         folder, count = result["folder"], result["files"]
-        self._say(_("{count} DICOM files were written to {folder}.").format(count=count, folder=folder))
+        self.panel.say(_("{count} DICOM files were written to {folder}.").format(count=count, folder=folder))
         qt.QTimer.singleShot(0, lambda: _offerToImport(folder, count))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
-from typing import Any
 
 import qt
 import slicer
@@ -14,57 +12,52 @@ from ASCONDenoiseLib import messages
 from ASCONDenoiseLib.errors import AsconError, InputError
 from ASCONDenoiseLib.models.card import load_card
 from ASCONDenoiseLib.models.files import DEFAULT_MODEL, find_model, import_model, list_models
+from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.installation import torchInstalled
-from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic
-from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
 
 
 class ModelChooser:
     """Lists the models of this computer and the devices that the worker knows."""
 
-    def __init__(self, ui: Any, logic: ASCONDenoiseLogic, say: Callable[[str], None], update: Callable[[], None]):
-        self.ui = ui
+    def __init__(self, panel: PanelContext):
+        self.panel = panel
         self.devices: list[tuple[str, str]] = []  # (title, name), once the worker was asked
-        self._logic = logic
-        self._say = say
-        self._updatePanel = update
-        self._choices: Any = None
+        ui = panel.ui
         ui.modelComboBox.activated.connect(self.onModelActivated)
         ui.deviceComboBox.activated.connect(self.onDeviceActivated)
         ui.importModelButton.clicked.connect(self.onImportModelButton)
         ui.modelCardButton.toggled.connect(lambda on: ui.modelCardBrowser.setVisible(on))
         ui.advancedCollapsibleButton.contentsCollapsed.connect(self.onAdvancedCollapsed)
 
-    def update(self, choices: ASCONDenoiseParameterNode | None) -> None:
-        """Follows the user's choices; None while there is no scene."""
-        self._choices = choices
-        if choices is None:
-            return
-        self._fillModels(choices)
-        devices = self.devices or [(_("CPU"), "cpu")]
-        _fill(self.ui.deviceComboBox, [(_("Automatic"), "auto"), *devices], choices.device)
+    def update(self) -> None:
+        """Follows the user's choices."""
+        if self.panel.choices is not None:
+            self._fillModels()
+            devices = [(_("Automatic"), "auto"), *(self.devices or [(_("CPU"), "cpu")])]
+            _fill(self.panel.ui.deviceComboBox, devices, self.panel.choices.device)
 
-    def _fillModels(self, choices: ASCONDenoiseParameterNode) -> None:
+    def _fillModels(self) -> None:
+        ui, choices = self.panel.ui, self.panel.choices
         items = [
             (f"{card.name} {card.version}", "" if path.stem == DEFAULT_MODEL else path.stem)
             for card, path in list_models()
         ]
         if items and not choices.model and all(name for _text, name in items):  # no default model is shipped
             choices.model = items[0][1]
-        _fill(self.ui.modelComboBox, items, choices.model)
+        _fill(ui.modelComboBox, items, choices.model)
         try:
             card = messages.card_html(load_card(find_model(choices.model or None)), _)
         except InputError as error:
             card = html.escape(str(error))
-        if self.ui.modelCardBrowser.property("card") != card:
-            self.ui.modelCardBrowser.setProperty("card", card)
-            self.ui.modelCardBrowser.setHtml(card)
+        if ui.modelCardBrowser.property("card") != card:
+            ui.modelCardBrowser.setProperty("card", card)
+            ui.modelCardBrowser.setHtml(card)
 
     def onModelActivated(self, index: int) -> None:
-        self._choices.model = self.ui.modelComboBox.itemData(index)
+        self.panel.choices.model = self.panel.ui.modelComboBox.itemData(index)
 
     def onDeviceActivated(self, index: int) -> None:
-        self._choices.device = self.ui.deviceComboBox.itemData(index)
+        self.panel.choices.device = self.panel.ui.deviceComboBox.itemData(index)
 
     def onImportModelButton(self) -> None:
         parent, title = slicer.util.mainWindow(), _("The model's weights (its card lies beside them)")
@@ -76,22 +69,22 @@ class ModelChooser:
         try:
             name = import_model(path).stem
         except AsconError as error:
-            self._say(str(error))
+            self.panel.say(str(error))
             return
-        self._choices.model = "" if name == DEFAULT_MODEL else name
-        self._say(_("The model {name} is imported and chosen.").format(name=name))
-        self._updatePanel()
+        self.panel.choices.model = "" if name == DEFAULT_MODEL else name
+        self.panel.say(_("The model {name} is imported and chosen.").format(name=name))
+        self.panel.update()
 
     def onAdvancedCollapsed(self, collapsed: bool) -> None:
         """Asks the worker, once, what devices there are: only torch knows."""
         if not collapsed and not self.devices and torchInstalled():
-            self._logic.tasks.worker.request(self.onDevices, command="devices")
+            self.panel.logic.tasks.worker.request(self.onDevices, command="devices")
 
     def onDevices(self, event: dict) -> None:
         """Gets the worker's answer."""
         if event["event"] == "result":
             self.devices = [(device["title"], device["name"]) for device in event["devices"]]
-            self.update(self._choices)
+            self.update()
 
 
 def _fill(box: qt.QComboBox, items: list[tuple[str, str]], chosen: str) -> None:

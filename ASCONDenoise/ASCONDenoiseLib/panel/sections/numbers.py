@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import slicer
 from slicer.i18n import tr as _
 
+from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.table_widget import fillTable
 from ASCONDenoiseLib.scene.tables import number_rows, rows_as_text, text_table
 
@@ -15,13 +15,12 @@ from ASCONDenoiseLib.scene.tables import number_rows, rows_as_text, text_table
 class NumbersSection:
     """Shows the numbers of one volume, which may be gone by the time that they are exported."""
 
-    def __init__(self, ui: Any, say: Callable[[str], None]):
-        self.ui = ui
-        self._say = say
+    def __init__(self, panel: PanelContext):
+        self.panel = panel
         self._rows: Sequence[Sequence[str]] = []
         self._volumeName = ""
-        ui.copyNumbersButton.clicked.connect(self.onCopyButton)
-        ui.exportNumbersButton.clicked.connect(self.onExportButton)
+        panel.ui.copyNumbersButton.clicked.connect(self.onCopyButton)
+        panel.ui.exportNumbersButton.clicked.connect(self.onExportButton)
 
     def showMeasured(self, volumeName: str, measured: dict) -> None:
         """Shows what `operations.measure` returned."""
@@ -31,9 +30,10 @@ class NumbersSection:
     def show(self, rows: Sequence[Sequence[str]], note: str) -> None:
         """Shows rows of text, the titles first, and a note below them; no rows: no table."""
         self._rows = rows
-        fillTable(self.ui.numbersTable, rows)
-        self.ui.numbersLabel.text = note
-        self.ui.exportNumbersButton.enabled = self.ui.copyNumbersButton.enabled = bool(rows)
+        ui = self.panel.ui
+        fillTable(ui.numbersTable, rows)
+        ui.numbersLabel.text = note
+        ui.exportNumbersButton.enabled = ui.copyNumbersButton.enabled = bool(rows)
 
     def onCopyButton(self) -> None:
         slicer.app.clipboard().setText(rows_as_text(self._rows))
@@ -41,4 +41,4 @@ class NumbersSection:
     def onExportButton(self) -> None:
         name = _("{volume} numbers").format(volume=self._volumeName)
         table = text_table(slicer.mrmlScene, name, self._rows)
-        self._say(_("Made the table {name}.").format(name=table.GetName()))
+        self.panel.say(_("Made the table {name}.").format(name=table.GetName()))
