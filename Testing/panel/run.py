@@ -1,4 +1,4 @@
-"""The panel's tests inside a real Slicer: `Slicer --testing --python-script Testing/panel/run.py [-- test_denoise ...]`.
+"""Runs the panel's tests in a real Slicer: `Slicer --testing --python-script Testing/panel/run.py [-- test_style ...]`.
 
 Runs every test_*.py beside this file, or those named, and ends Slicer with 0 when all passed. An exception that Slicer
 only prints, because it was raised in a slot or an observer, counts as a failure. Without Slicer, pytest runs the files.

@@ -41,10 +41,10 @@ class AnatomySection(VTKObservationMixin):
         widgets = ui.anatomyButton, ui.anatomyProgressBar, ui.anatomyStatusLabel
         self.task = TaskButton("anatomy", panel, widgets)
         self.segmentation: Segmentation | None = None
-        self._layoutBefore: int | None = None  # the plot was shown
+        self._layoutBefore: int | None = None  # the layout that was on before the plot
         self._views: list = []  # plot views whose selection is followed
-        self._crosshair: Any = None  # while the plot is on
-        self._crosshairWasHidden = False  # before the plot was on
+        self._crosshair: Any = None  # its node, while the plot is on
+        self._crosshairWasHidden = False  # before the plot was shown
         self._place: tuple[float, float, float] | None = None  # of the crosshair, when it was last looked at
         ui.anatomyButton.clicked.connect(self.onAnatomyButton)
         ui.plotButton.clicked.connect(self.onPlotButton)
