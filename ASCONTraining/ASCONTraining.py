@@ -37,23 +37,25 @@ Framework for Low-Dose CT Denoising", MICCAI 2023,
 
 
 class ASCONTrainingLogic(ScriptedLoadableModuleLogic):
-    """Trains from other scripts, in a process of its own: Slicer goes on meanwhile, and survives what happens there."""
+    """Train from other scripts, in a process of its own: Slicer goes on meanwhile, and survives what happens there."""
 
     def script(self):
-        """Path of the script that trains."""
+        """Return the path of the script that trains."""
         return Path(__file__).resolve().parent / "Scripts" / "train.py"
 
     def presets(self):
-        """Name -> settings that a training can begin with."""
+        """Return name -> settings that a training can begin with."""
         from ASCONTrainingLib.config.presets import PRESETS
 
         return dict(PRESETS)
 
     def start(self, arguments, onLine=None, onFinished=None):
-        """Starts a training and returns its process, at once.
+        """Start a training and return its process, at once.
 
-        arguments: of `ascon train`, e.g. ["--preset", "smoke", "--out", folder, "--json"].
-        onLine: called with each line that it prints; onFinished: with its exit code, 0 where all went well.
+        Args:
+            arguments: of `ascon train`, e.g. ["--preset", "smoke", "--out", folder, "--json"].
+            onLine: called with each line that it prints.
+            onFinished: called with its exit code, 0 where all went well.
         """
         return slicer.util.launchConsoleProcess(
             [sys.executable, str(self.script()), *map(str, arguments)],

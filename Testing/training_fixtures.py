@@ -10,6 +10,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from ASCONDenoiseLib.commands import cli
+from ASCONTrainingLib.commands.registration import add_commands
 from ASCONTrainingLib.config.settings import LossConfig, MACConfig, OptimizerConfig, TrainConfig
 from ASCONTrainingLib.data.background import background_cells
 from ASCONTrainingLib.data.set_index import Index, PreparedVolume, write_index
@@ -112,3 +114,19 @@ def tiny_config(**changes: Any) -> TrainConfig:
 
 
 SMALL_MAC = MACConfig(global_queries=4, local_queries=16)
+
+
+TINY = ["--set", "network=tiny", "--set", "mac=null", "--precision", "fp32", "--patch", "32", "--batch", "2"]
+SHORT = ["--epochs", "2", "--set", "steps_per_epoch=3", "--workers", "0", "--device", "cpu"]
+
+
+def ascon(*arguments: object) -> int:
+    """The exit code of a command line."""
+    return cli.main([str(argument) for argument in arguments], plugins=[add_commands])
+
+
+def train_tiny(a_set: Path, run: Path, *arguments: object) -> int:
+    """The exit code of `ascon train` with the network Tiny, in two epochs of three steps."""
+    return ascon(
+        "train", "--preset", "pixel", "--set", "doses=null", "--data", a_set, "--out", run, *TINY, *SHORT, *arguments
+    )

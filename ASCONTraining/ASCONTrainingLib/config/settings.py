@@ -160,8 +160,8 @@ class TrainConfig:
 
     Attributes:
         preset: name of the preset that the settings began as.
-        network: a key of ASCONDenoiseLib.models.files.ARCHITECTURES.
-        objective: a key of the dictionary of objectives in trainer/.
+        network: a key of ASCONDenoiseLib.models.networks.ARCHITECTURES.
+        objective: a key of method.objectives.OBJECTIVES.
         initial: model, name or file, whose weights the denoiser begins with; None: random ones.
         mac: None trains the denoiser alone.
         loss: weights of the losses.
@@ -315,6 +315,3 @@ def _at_least(place: str, config: Any, least: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         _require(value >= least, f"{place}.{name}".lstrip("."), value, f"{least} or more")
-
-
-ConfigError = InputError

@@ -127,6 +127,3 @@ def _keys(batches: Batches, epoch: int, start: int) -> Iterator[list[Key]]:
         batches.epoch, batches.start = epoch, start
         yield from batches
         epoch, start = epoch + 1, 0
-
-
-Feed = BatchLoader

@@ -48,7 +48,7 @@ def prepare_simulated(
     Args:
         src: folder of DICOM series and volume files, at any depth; the first part of a path names the patient.
             None: phantoms only.
-        out: folder of the set; one that was begun goes on.
+        out, log, progress: as of `prepare.prepare_mayo2016`.
         dose: fraction of the normal dose, below 1; two of them for a random one of each volume (uniform logarithm).
         phantoms: phantoms besides: abdomens and chests in turn, scanned with random photons and kernels. They train,
             or, where there is nothing else, are split like patients.
@@ -56,8 +56,6 @@ def prepare_simulated(
         split: JSON file in place of a split by chance.
         seed: of all that is random.
         device: where the simulation computes.
-        log: gets a line for each volume and for whatever is left out.
-        progress: called with (volumes done, volumes in all).
         simulate, scan: in place of ASCONDenoiseLib.physics.dose's.
 
     Raises:

@@ -235,7 +235,3 @@ class EvaluationSet:
         volume = self._arrays.volumes[number]
         ldct, ndct = (np.array(self._arrays.array(number, what)[z]) for what in ("ldct", "ndct"))
         return SlicePair(volume.name, volume.patient, z, ldct, ndct)
-
-
-WholeSlices = EvaluationSet
-DataError = InputError

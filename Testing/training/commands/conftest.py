@@ -1,4 +1,4 @@
-"""A model of a network that is known."""
+"""A prepared set, and models of networks that are known."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from evaluation_fixtures import Smooth, a_card_of
+from training_fixtures import Tiny, make_set
 
 from ASCONDenoiseLib.models.files import save_model
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
@@ -17,3 +18,13 @@ def a_model(tmp_path, monkeypatch) -> Path:
     path = tmp_path / "smooth.safetensors"
     save_model(Smooth(0.8), a_card_of("smooth", train=["0" * 16]), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def a_set(tmp_path_factory) -> Path:
+    return make_set(tmp_path_factory.mktemp("sets") / "set")
+
+
+@pytest.fixture(autouse=True)
+def the_tiny_network(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Tiny)
