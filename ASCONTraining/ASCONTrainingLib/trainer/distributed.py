@@ -15,13 +15,18 @@ PATIENCE = timedelta(hours=3)
 
 
 class Processes:
-    """This process among `count`, and its device. One object per training; `leave` at its end.
+    """This process among all of a training, and its device. One object per training; `leave` at its end.
 
-    device: "auto", "cpu", "cuda" and so on; started by torchrun, the GPU is the one of the process's local rank.
-    Raises ValueError where the device is not there.
+    Started by torchrun, the GPU is the one of the process's local rank.
+
+    Attributes:
+        count: number of processes.
+        rank: number of this one.
+        device: of this one.
     """
 
     def __init__(self, device: str = "auto"):
+        """`device` is "auto", "cpu", "cuda" and so on. Raises InputError where it is not there."""
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0")) if self.count > 1 else 0
         if self.count == 1:
@@ -41,39 +46,38 @@ class Processes:
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network whose gradients are means over all processes: PyTorch's DistributedDataParallel.
+        """Make the gradients of a network means over all processes, by PyTorch's DistributedDataParallel.
 
         On GPUs BatchNorm then sees the batches of all of them; on the CPU, where PyTorch cannot do that, each its own.
         """
         if self.count == 1:
             return network
         if self.device.type == "cuda":
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
     def largest(self, *values: float) -> list[float]:
         """Each value's largest over all processes, so that all of them decide alike."""
-        if self.count == 1:
-            return list(values)
-        together = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(together, distributed.ReduceOp.MAX)
-        return together.tolist()
+        return self._reduced(values, distributed.ReduceOp.MAX)
 
     def mean(self, *values: float) -> list[float]:
         """Each value's mean over all processes."""
+        return [total / self.count for total in self._reduced(values, distributed.ReduceOp.SUM)]
+
+    def _reduced(self, values: tuple[float, ...], operation: distributed.ReduceOp.RedOpType) -> list[float]:
         if self.count == 1:
             return list(values)
         together = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(together)
-        return (together / self.count).tolist()
+        distributed.all_reduce(together, operation)
+        return [float(value) for value in together.tolist()]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.count > 1:
             distributed.barrier()
 
     def leave(self) -> None:
-        """The end of working together."""
+        """End the exchange between the processes."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()

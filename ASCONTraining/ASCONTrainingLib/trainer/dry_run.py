@@ -1,4 +1,4 @@
-"""What a training would take: it is set up, takes two steps with images of each size, and is thrown away."""
+"""What a training would take: it is set up, takes two steps with images of each size, and is discarded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from ASCONDenoiseLib.errors import is_out_of_memory
+from ASCONDenoiseLib.errors import Failure
 from ASCONTrainingLib.config.settings import TrainConfig
 from ASCONTrainingLib.data.batches import BatchLoader, Stage
-from ASCONTrainingLib.trainer import trainer as training
 from ASCONTrainingLib.trainer import validation
 from ASCONTrainingLib.trainer.distributed import Processes
-from ASCONTrainingLib.trainer.training_state import Learner
+from ASCONTrainingLib.trainer.progress import duration
+from ASCONTrainingLib.trainer.stages import open_stages, stage_at
+from ASCONTrainingLib.trainer.training_state import TrainingState
 
 CHECKPOINTS = 3
 """last.pt, best.pt, and one that is being written."""
@@ -29,7 +30,15 @@ CHECKPOINTS = 3
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a stage of growth would take: `steps` of `step_s` seconds on batches of `batch` images of `sides` pixels."""
+    """What a stage would take.
+
+    Attributes:
+        images: training images.
+        sides: their (rows, columns).
+        batch: images per step.
+        steps: number of steps.
+        step_s: seconds that one takes.
+    """
 
     images: int
     sides: tuple[int, int]
@@ -40,7 +49,20 @@ class StageTime:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a training would take. Times in seconds, memory and files in bytes (None: cannot be told here)."""
+    """What a training would take.
+
+    Attributes:
+        data: patients and slices of the set.
+        device: where it would run.
+        stages: what each takes.
+        budget_s: seconds after which it ends; None: no budget.
+        validations: their number.
+        validation_s: seconds that one takes.
+        peak_bytes: memory in use at most; None: not known here.
+        memory_bytes: memory of the device; None: not known here.
+        checkpoint_bytes: size of one checkpoint.
+        disk_bytes: free space where they would lie.
+    """
 
     data: str
     device: str
@@ -55,13 +77,15 @@ class DryRun:
 
     @property
     def total_s(self) -> float:
-        """Of all steps and validations, or the budget; neither reading nor saving keeps the steps waiting."""
+        """Of all steps and validations, or the budget; the steps wait neither for reading nor for saving."""
         steps_s = sum(stage.steps * stage.step_s for stage in self.stages)
         return min(steps_s + self.validations * self.validation_s, self.budget_s or math.inf)
 
     def text(self) -> str:
         """A line for each thing that was checked."""
-        memory = "not known here" if self.peak_bytes is None else f"{_gb(self.peak_bytes)} of {_gb(self.memory_bytes)}"
+        memory = "not known here"
+        if self.peak_bytes is not None and self.memory_bytes is not None:
+            memory = f"{_gb(self.peak_bytes)} of {_gb(self.memory_bytes)}"
         images = ", then ".join(f"{s.images} of {s.sides[1]}x{s.sides[0]}, {s.batch} a step" for s in self.stages)
         steps = ", ".join(f"{stage.steps} steps of {stage.step_s:.3f} s" for stage in self.stages)
         validations = f", {self.validations} validations of {self.validation_s:.1f} s" if self.validations else ""
@@ -69,7 +93,7 @@ class DryRun:
             "data": f"{self.data}; training images: {images}",
             "memory": f"{memory} on {self.device}",
             "disk": f"{_gb(CHECKPOINTS * self.checkpoint_bytes)} for checkpoints, {_gb(self.disk_bytes)} free",
-            "time": f"about {training.duration(self.total_s)}: {steps}{validations}",
+            "time": f"about {duration(self.total_s)}: {steps}{validations}",
         }
         return "\n".join(f"{name:8}{line}" for name, line in lines.items())
 
@@ -78,26 +102,34 @@ class DryRun:
 
 
 def dry_run(config: TrainConfig, data: Path, run: Path, *, device: str = "auto") -> DryRun:
-    """Check settings, data, disk and memory, and take two steps with images of each size, for nothing; writes nothing.
+    """Check settings, data, disk and memory, and take two steps with images of each size; writes nothing.
 
-    Raises as `training.fit`; TrainingError also where the disk has no room for the checkpoints.
+    Args:
+        config: settings of the training.
+        data: folder of the prepared set.
+        run: folder that the training would have.
+        device: as of `trainer.fit`.
+
+    Raises:
+        InputError: the settings or the set cannot be used.
+        Failure: there is not enough memory, or the disk has no room for the checkpoints.
     """
     data, run = Path(data), Path(run)
     processes = Processes(device)
     try:
-        index, stages = training.open_set(config, data, processes)
-        learner = Learner(config, processes)
-        times = _stage_times(config, stages, learner)
-        slices = training.whole_slices(data, index).get("validation")
+        index, stages = open_stages(config, data, processes)
+        state = TrainingState(config, processes)
+        times = _stage_times(config, stages, state)
+        slices = validation.slices_of(data, index).get("validation")
         validation_s = 0.0
         if slices is not None:
             began = time.monotonic()
-            validation.compare(slices, learner.result, device=str(processes.device), limit=1)
+            validation.compare(slices, state.denoiser, device=str(processes.device), limit=1)
             validated = len(validation.evenly_spaced(len(slices), config.validation_slices))
             validation_s = (time.monotonic() - began) * validated
-        checkpoint_bytes, disk_bytes = _size(learner.state()), _free(run)
+        checkpoint_bytes, disk_bytes = _size(state.state_dict()), _free(run)
         if disk_bytes < CHECKPOINTS * checkpoint_bytes:
-            raise training.TrainingError(
+            raise Failure(
                 f"The disk of {run} has {_gb(disk_bytes)} left, and the checkpoints take "
                 f"{_gb(CHECKPOINTS * checkpoint_bytes)}: make room, or name another folder."
             )
@@ -117,15 +149,15 @@ def dry_run(config: TrainConfig, data: Path, run: Path, *, device: str = "auto")
         processes.leave()
 
 
-def _stage_times(config: TrainConfig, stages: list[Stage], learner: Learner) -> tuple[StageTime, ...]:
-    """Steps of each stage and their time, tried out; a budget, where it is too short for all epochs, is shared out."""
-    epochs = Counter(training.stage_at(stages, epoch / config.epochs) for epoch in range(config.epochs))
+def _stage_times(config: TrainConfig, stages: list[Stage], state: TrainingState) -> tuple[StageTime, ...]:
+    """Steps of each stage and their measured time; a budget too short for all epochs is divided among the stages."""
+    epochs = Counter(stage_at(stages, epoch / config.epochs) for epoch in range(config.epochs))
     times = []
     for number, stage in enumerate(stages):
-        step_s = _seconds_of_a_step(learner, BatchLoader(stage, 0, 0, 0, learner.device))
-        sides = tuple(stage.items[0][0].shape[-2:])
+        step_s = _seconds_of_a_step(state, BatchLoader(stage, 0, 0, 0, state.device))
+        height, width = stage.items[0][0].shape[-2:]
         steps = epochs[number] * stage.batches.steps
-        times.append(StageTime(len(stage.items), sides, stage.batches.batch, steps, step_s))
+        times.append(StageTime(len(stage.items), (height, width), stage.batches.batch, steps, step_s))
     budget_s = 60 * config.minutes if config.minutes else math.inf
     if budget_s < sum(time.steps * time.step_s for time in times):
         ends = [*(stage.begins for stage in stages[1:]), 1.0]
@@ -134,17 +166,12 @@ def _stage_times(config: TrainConfig, stages: list[Stage], learner: Learner) -> 
     return tuple(times)
 
 
-def _seconds_of_a_step(learner: Learner, feed: BatchLoader) -> float:
+def _seconds_of_a_step(state: TrainingState, loader: BatchLoader) -> float:
     """Of the second step: the first one allocates and chooses kernels besides."""
     for _ in range(2):
-        ldct, ndct = feed.next()
+        ldct, ndct = loader.next()
         began = time.monotonic()
-        try:
-            learner.learn(ldct, ndct, 0.0)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise training.TrainingError(training.too_large(ldct)) from error
+        state.train_step(ldct, ndct, 0.0)
     return time.monotonic() - began
 
 
@@ -161,7 +188,7 @@ def _free(folder: Path) -> int:
 
 
 def _memory(device: torch.device) -> dict[str, int | None]:
-    """Largest use so far and all there is: of the GPU, else of this process and its machine."""
+    """Largest use so far and all that exists: of the GPU, else of this process and its machine."""
     if device.type == "cuda":
         return {
             "peak_bytes": torch.cuda.max_memory_reserved(device),

@@ -1,7 +1,7 @@
-"""The files of a training: checkpoints that survive a crash, log.jsonl, TensorBoard's events, previews; and its clock.
+"""The files of a training: checkpoints that survive a crash, log.jsonl, TensorBoard's events and previews.
 
-Files are written beside, flushed to the disk, then renamed. A checkpoint is a dictionary of tensors, numbers and texts;
-nothing else is loaded, so none can run code.
+Files appear complete or not at all, and are on the disk before they have their names. A checkpoint is a dictionary of
+tensors, numbers and texts; nothing else is loaded, so none can run code.
 """
 
 from __future__ import annotations
@@ -10,117 +10,83 @@ import contextlib
 import io
 import json
 import math
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-LOG = "log.jsonl"
+from ASCONDenoiseLib.errors import Failure, InputError, WriteError
+from ASCONDenoiseLib.io.atomic import atomic_file
+
+LAST, BEST, CONFIG, RESULTS, LOG = "last.pt", "best.pt", "config.json", "results.json", "log.jsonl"
 
 
-class CheckpointError(RuntimeError):
-    """A file of the training cannot be written or read; the text says which, why, and what to do."""
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """`data` as the file `path`, which holds its old content or all of the new one at any moment, even in a power cut.
-
-    Raises CheckpointError where it cannot be written; the old file is then as it was.
-    """
-    partial = path.with_name(f".{path.name}.partial")
+def make_folder(folder: Path) -> None:
+    """Make the folder of a training; what a killed one was writing is removed. Raises InputError."""
     try:
-        try:
-            with open(partial, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}). Make room on the disk, or its folder writable."
-        ) from error
+        raise InputError(f"{folder} cannot be made ({error.strerror}): name another folder.") from None
+    for partial in folder.glob(".*.partial*"):
+        if partial.is_file():
+            partial.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """The renaming itself on the disk, where the system can do that."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems refuse
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write(path: Path, data: bytes) -> None:
+    """Replace a file. Raises WriteError."""
+    with atomic_file(path, fsync=True) as partial:
+        partial.write_bytes(data)
 
 
-def save(state: dict[str, Any], *paths: Path) -> None:
-    """A checkpoint, written to each of `paths`; errors as in `write_whole`."""
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file. Raises WriteError."""
+    write(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
+    """Write a checkpoint to each of `paths`. Raises WriteError."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     for path in paths:
-        write_whole(path, buffer.getvalue())
+        write(path, buffer.getvalue())
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU. Raises CheckpointError where it is missing or damaged."""
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU. Raises Failure where it is missing or damaged."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"There is no checkpoint {path}.") from None
+        raise Failure(f"There is no checkpoint {path}.") from None
     except Exception as error:  # torch has no class of its own for damaged files
         reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(
+        raise Failure(
             f"The checkpoint {path} cannot be read ({type(error).__name__}: {reason}). "
             "Continue from another one: copy best.pt to last.pt, or start again in another folder."
         ) from error
-
-
-# ------------------------------------------------------------------------------------------------------------ log
-
-
-class Clock:
-    """Seconds of training, those of earlier sessions included, and images per second since the last mark."""
-
-    def __init__(self, used_s: float, step: int):
-        self._before, self._started = used_s, time.monotonic()
-        self._mark = (self._started, step)
-
-    @property
-    def session_s(self) -> float:
-        return time.monotonic() - self._started
-
-    @property
-    def used_s(self) -> float:
-        return self._before + self.session_s
-
-    def mark(self, step: int) -> None:
-        self._mark = (time.monotonic(), step)
-
-    def images_per_s(self, step: int, batch: int) -> float:
-        since, first = self._mark
-        return (step - first) * batch / max(time.monotonic() - since, 1e-9)
+    return state
 
 
 class RunLog:
-    """log.jsonl, TensorBoard's events where that is installed, and the previews. Lines after `step` are taken back."""
+    """log.jsonl, TensorBoard's events where that is installed, and the previews.
+
+    Args:
+        folder: of the training.
+        step: where it stands; lines of later steps are removed.
+        active: whether this process writes them.
+        say: takes a sentence.
+    """
 
     def __init__(self, folder: Path, step: int, active: bool, say: Callable[[str], None]):
-        self.path, self.previews, self.active, self._writer = folder / LOG, folder / "previews", active, None
+        self.path, self.previews, self.active = folder / LOG, folder / "previews", active
+        self._writer: Any = None
         if not active:
             return
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = "".join(line + "\n" for line in lines if _step_of(line) <= step)
-            write_whole(self.path, kept.encode())
+            write(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step).encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -129,46 +95,46 @@ class RunLog:
             self._writer = SummaryWriter(str(folder), purge_step=step + 1)  # events of steps that come again
 
     def write(self, row: dict[str, Any]) -> None:
-        """One line; what is not finite is null in it. Raises CheckpointError where it cannot be written."""
+        """Append one line; what is not finite is null in it. Raises WriteError."""
         if self.active:
             row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
-            with self._disk(self.path), open(self.path, "a", encoding="utf-8") as file:
+            with _disk(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def scalars(self, values: dict[str, float], step: int) -> None:
+        """Events for TensorBoard. Raises WriteError."""
         if self._writer is not None:
-            with self._disk(self.path.parent):
+            with _disk(self.path.parent):
                 for name, value in values.items():
                     self._writer.add_scalar(name, value, step)
 
-    def preview(self, row: Any, step: int) -> None:
-        """An image (H, W) uint8 as previews/STEP.png and as an event."""
+    def preview(self, image: np.ndarray, step: int) -> None:
+        """An image (H, W) uint8 as previews/STEP.png and as an event. Raises WriteError."""
         if not self.active:
             return
         from PIL import Image
 
-        with self._disk(self.previews):
+        with _disk(self.previews):
             self.previews.mkdir(exist_ok=True)
             data = io.BytesIO()
-            Image.fromarray(row).save(data, "png")
-            write_whole(self.previews / f"{step:07}.png", data.getvalue())
+            Image.fromarray(image).save(data, "png")
+            write(self.previews / f"{step:07}.png", data.getvalue())
             if self._writer is not None:
-                self._writer.add_image("LDCT, denoised, NDCT, difference", row[None], step)
+                self._writer.add_image("LDCT, denoised, NDCT, difference", image[None], step)
 
     def close(self) -> None:
+        """Write what TensorBoard's events still hold back. Raises WriteError."""
         if self._writer is not None:
-            with self._disk(self.path.parent):
+            with _disk(self.path.parent):
                 self._writer.close()
 
-    @staticmethod
-    @contextlib.contextmanager
-    def _disk(path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} could not be written ({error.strerror or error}). Make room on the disk."
-            ) from error
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path} could not be written ({error.strerror or error}). Make room on the disk.") from error
 
 
 def _step_of(line: str) -> int:

@@ -1,4 +1,4 @@
-"""Networks, optimisers and random state of a training: all that a checkpoint holds, and what one step does to it."""
+"""The state of a training, as checkpoints hold it: networks, optimisers, averaged weights, random numbers, position."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.errors import Failure, InputError, is_out_of_memory
 from ASCONDenoiseLib.models.files import find_model, load_network
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONTrainingLib.config.settings import TrainConfig, learning_rate
+from ASCONTrainingLib.method.denoiser_output import MixedPrecision, ProductOutput
 from ASCONTrainingLib.method.objective import TrainingContext
 from ASCONTrainingLib.method.objectives import OBJECTIVES
 from ASCONTrainingLib.trainer.distributed import Processes
@@ -22,34 +23,45 @@ from ASCONTrainingLib.trainer.distributed import Processes
 FORMAT = 3
 """Of the checkpoints."""
 MAY_CHANGE = {"epochs", "minutes", "validate_every", "validation_slices", "save_minutes", "workers"}
-"""Settings that may be others when a training goes on."""
-COUNTERS = ("step", "epoch", "epoch_step", "stage", "used_s", "best_psnr_db", "validated_step", "seen_before")
+"""Settings that may be others when a training is resumed."""
+POSITION = ("step", "epoch", "epoch_step", "stage", "used_s", "best_psnr_db", "validated_step", "seen_before")
+"""Attributes that a checkpoint holds as they are."""
 CLEAN_STEP = 10
 """Steps in which the averaged weights forget the random ones they began with."""
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Learner:
-    """Networks, optimisers and the random state: all that a checkpoint holds, and what one step does to it.
+class TrainingState:
+    """All that a training changes and a checkpoint holds, and the step that changes it.
 
-    step: steps done in all; epoch, epoch_step: complete epochs, and steps done in the one under way; stage: that
-    epoch's number in TrainConfig.stages; validated_step: where was validated last. The training moves them.
-    seen_before: ModelCard.scans of the model it began with.
-
-    Raises InputError where the settings cannot be used on this device, and what `objectives` raise.
+    Attributes:
+        network: the denoiser.
+        average: its averaged weights; None without them.
+        objective: what a step does, with the networks that it has besides.
+        generator: random numbers of the objective: MAC-Net's queries.
+        step: steps done in all.
+        epoch: complete epochs.
+        epoch_step: steps done in the epoch under way.
+        stage: its number in TrainConfig.stages.
+        used_s: seconds of training.
+        best_psnr_db: of the validations so far.
+        validated_step: step of the last validation.
+        seen_before: ModelCard.scans of the model that the training began with.
     """
 
     def __init__(self, config: TrainConfig, processes: Processes):
+        """Make fresh networks and optimisers. Raises InputError where the settings cannot be used on this device."""
         device = processes.device
         _check(config, device)
         self.config, self.device = config, device
         self.step, self.epoch, self.epoch_step, self.stage = 0, 0, 0, 0
         self.used_s, self.best_psnr_db, self.validated_step = 0.0, -math.inf, 0
-        self.share = 0.0  # of the training that is done, at the step under way
         self.seen_before: dict[str, list[str]] = {}
+        self._fraction_done = 0.0  # at the step under way
         torch.manual_seed(config.seed)
-        self.generator = torch.Generator().manual_seed(config.seed)  # of the objective: MAC-Net's queries
-        self.network = ARCHITECTURES[config.network]().to(device, memory_format=torch.channels_last)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        network = ARCHITECTURES[config.network]()
+        self.network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.fit_gain and not isinstance(getattr(self.network, "last", None), nn.Module):
             raise InputError(
                 f"fit_gain scales a last layer, and {config.network} has none of that name: set it to false."
@@ -66,9 +78,9 @@ class Learner:
         )
         self.scaler = _grad_scaler() if config.precision == "fp16" else None
         dtype = DTYPES[config.precision]
-        network = MixedPrecision(self.network)
+        mixed = MixedPrecision(self.network)
         context = TrainingContext(
-            network=processes.wrap(ProductOutput(network) if config.loss.product_output else network),
+            network=processes.wrap(ProductOutput(mixed) if config.loss.product_output else mixed),
             unwrapped=self.network,
             optimizer=self.optimizer,
             config=config,
@@ -76,119 +88,111 @@ class Learner:
             wrap=processes.wrap,
             autocast=nullcontext if dtype is None else partial(torch.autocast, device.type, dtype),
             scaler=self.scaler,
-            fraction_done=lambda: self.share,
+            fraction_done=lambda: self._fraction_done,
         )
         self.objective = OBJECTIVES[config.objective](context)
-        self._optimizers = [self.optimizer]
+        self._optimizers: list[torch.optim.Optimizer] = [self.optimizer]
         self._optimizers += [p for p in self.objective.parts.values() if isinstance(p, torch.optim.Optimizer)]
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
 
     def begin_with(self, model: str) -> None:
-        """The denoiser's weights are those of a model, given its name or file. Raises InputError."""
+        """Give the denoiser the weights of a model, by its name or file. Raises InputError."""
         network, card = load_network(find_model(model))
         if card.architecture != self.config.network:
             raise InputError(f"The model {model} is of the network {card.architecture}: set network to that.")
-        for begun in (self.network, self.average):
-            if begun is not None:
-                begun.load_state_dict(network.state_dict())
+        for ours in (self.network, self.average):
+            if ours is not None:
+                ours.load_state_dict(network.state_dict())
         self.seen_before = card.scans or {"unlisted": [card.name]}
 
     @property
-    def result(self) -> nn.Module:
-        """The network that is validated and saved: the average where there is one."""
+    def denoiser(self) -> nn.Module:
+        """The network that is validated and becomes the model: the averaged one where there is one."""
         return self.network if self.average is None else self.average
 
     @property
     def learning_rate(self) -> float:
         """Of the step before."""
-        return self.optimizer.param_groups[0]["lr"]
+        return float(self.optimizer.param_groups[0]["lr"])
 
-    def learn(self, ldct: torch.Tensor, ndct: torch.Tensor, share: float) -> dict[str, float]:
-        """One step, at `share` of the training; returns its losses. Raises NotFiniteError, with the weights whole."""
-        self.share, schedule = share, self.config.optimizer
+    def train_step(self, ldct: torch.Tensor, ndct: torch.Tensor, fraction_done: float) -> dict[str, float]:
+        """Take one step.
+
+        Args:
+            ldct: (B, 1, H, W) in unit range, on the device.
+            ndct: like `ldct`.
+            fraction_done: of the training, 0..1.
+
+        Returns:
+            The losses of the objective.
+
+        Raises:
+            NotFiniteError: a loss or gradient is not finite; no weights were changed with it.
+            Failure: there is not enough memory.
+        """
+        self._fraction_done, schedule = fraction_done, self.config.optimizer
         if schedule.per_epoch:
-            share = math.floor(share * self.config.epochs + 1e-9) / self.config.epochs
+            fraction_done = math.floor(fraction_done * self.config.epochs + 1e-9) / self.config.epochs
         for optimizer, rates in zip(self._optimizers, self._rates, strict=True):
             for group, start in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = learning_rate(schedule, share, start)
-        losses = self.objective.step(ldct, ndct, self.generator)
-        if self.average is not None:
-            keep = min(self.config.ema, self.step / (self.step + CLEAN_STEP))
-            with torch.no_grad():
-                for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                    mean.lerp_(now, 1 - keep)
-                for mean, now in zip(self.average.buffers(), self.network.buffers(), strict=True):
-                    mean.copy_(now)
+                group["lr"] = learning_rate(schedule, fraction_done, start)
+        try:
+            losses = self.objective.step(ldct, ndct, self.generator)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise Failure(
+                f"There is not enough memory for a batch of {len(ldct)} images of {ldct.shape[-1]}x{ldct.shape[-2]} on "
+                f"{ldct.device}. Choose a smaller batch or patch."
+            ) from error
+        self._average_weights()
         self.step += 1
         return losses
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        if self.average is None or self.config.ema is None:
+            return
+        keep = min(self.config.ema, self.step / (self.step + CLEAN_STEP))
+        for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(weight, 1 - keep)
+        for copied, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            copied.copy_(buffer)
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by its name in the checkpoint."""
         own = {name: getattr(self, name) for name in ("network", "average", "optimizer", "scaler")}
-        return {name: part for name, part in (own | self.objective.parts).items() if part is not None}
+        return {name: part for name, part in (own | dict(self.objective.parts)).items() if part is not None}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain dictionaries."""
         states = {name: part.state_dict() for name, part in self._parts().items()}
-        counters = {name: getattr(self, name) for name in COUNTERS}
+        position = {name: getattr(self, name) for name in POSITION}
         random = {"queries": self.generator.get_state(), "torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        return {"format": FORMAT, "config": self.config.to_dict(), **counters, **states, "random": random}
+        return {"format": FORMAT, "config": self.config.to_dict(), **position, **states, "random": random}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """The mirror image of `state`. Raises InputError where the checkpoint is of another training."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The mirror image of `state_dict`. Raises InputError where the checkpoint is of another training."""
         if state.get("format") != FORMAT:
             raise InputError("The checkpoint is of another version of ASCON: continue with that one.")
         before, now = _flat(state["config"]), _flat(self.config.to_dict())
-        other = [
+        changes = [
             f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
             for name in sorted(before.keys() | now.keys())
             if before.get(name) != now.get(name) and name not in MAY_CHANGE
         ]
-        if other:
-            raise InputError(f"A training goes on with the settings it began with: {'; '.join(other)}.")
+        if changes:
+            raise InputError(f"A training goes on with the settings it began with: {'; '.join(changes)}.")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        for name in COUNTERS:
+        for name in POSITION:
             setattr(self, name, state[name])
         self.generator.set_state(state["random"]["queries"])
         torch.set_rng_state(state["random"]["torch"])
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-
-
-class MixedPrecision(nn.Module):
-    """A denoiser whose last layer keeps fp32 under autocast: an image has more than the 8 bits of bfloat16."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 1, H, W) in unit range -> the same, denoised."""
-        if not (hasattr(self.network, "features") and hasattr(self.network, "last")):
-            return self.network(x)
-        features = self.network.features(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return self.network.last(features.float())
-
-
-class ProductOutput(nn.Module):
-    """What the product makes of a denoiser G: y = x + G(c) - c with c = x clipped to the window.
-
-    As in the product, voxels of 2000 HU and more keep their value. (Padding does too there; here x and NDCT are alike
-    in it, so it asks G for nothing.)
-    """
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 1, H, W) in unit range, not clipped -> the same, denoised."""
-        clipped = x.clamp(0, 1)
-        return torch.where(x < 1, x + (self.network(clipped) - clipped), x)
 
 
 def _check(config: TrainConfig, device: torch.device) -> None:
@@ -208,7 +212,7 @@ def _grad_scaler() -> torch.amp.GradScaler:
 
 def _flat(settings: dict[str, Any], place: str = "") -> dict[str, Any]:
     """{"mac": {"window": 7}} -> {"mac.window": 7}"""
-    found = {}
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
-        found |= _flat(value, f"{place}{name}.") if isinstance(value, dict) else {f"{place}{name}": value}
-    return found
+        flat |= _flat(value, f"{place}{name}.") if isinstance(value, dict) else {f"{place}{name}": value}
+    return flat

@@ -1,33 +1,40 @@
-"""Whole slices, with the product's own inference and metrics: how good a network is, its gain, a picture."""
+"""Measuring a network on whole slices, with the product's own inference and metrics: quality, gain, a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from ASCONDenoiseLib.imaging import hounsfield, metrics
 from ASCONDenoiseLib.models import inference
-from ASCONTrainingLib.data.training_set import SlicePair
+from ASCONTrainingLib.data.set_index import Index
+from ASCONTrainingLib.data.training_set import EvaluationSet, SlicePair, SlicePairs
 
 DIFFERENCE_HU = (-100.0, 100.0)
 """Window of the preview's difference image."""
 
 GAIN_SLICES = 32
-"""Training slices that `fitted_gain` looks at."""
+"""Training slices that `fitted_gain` uses."""
+
+
+def slices_of(data: Path, index: Index) -> dict[str, EvaluationSet]:
+    """The slices to measure on, of the splits that have patients; opened early, so that a lost file shows at once."""
+    return {split: EvaluationSet(data, split) for split in ("validation", "test") if index.of(split)}
 
 
 def evenly_spaced(count: int, limit: int | None) -> np.ndarray:
-    """`limit` of the indices 0 to count - 1, each in the middle of its share; None or more than there are: all."""
+    """`limit` of the indices 0 to count - 1, each in the middle of an equal part; None or more than there are: all."""
     if limit is None or limit >= count:
         return np.arange(count)
     return ((np.arange(limit) + 0.5) * count / limit).astype(int)
 
 
 def compare(
-    pairs: Sequence[SlicePair],
+    pairs: SlicePairs,
     network: nn.Module | None = None,
     *,
     device: str = "cpu",
@@ -37,8 +44,15 @@ def compare(
 ) -> metrics.Comparison:
     """Denoised slices against the NDCT, in the units of the paper's tables; without a network, the LDCT itself.
 
-    As in the paper the LDCT is clipped to the training window first, and the prediction is left as it is. `limit`
-    slices, evenly spaced, stand for all.
+    As in the paper the LDCT is clipped to the training window first, and the prediction is left as it is.
+
+    Args:
+        pairs: the slices.
+        network: a denoiser; None: the LDCT itself is compared.
+        device: where the network runs.
+        limit: number of slices, evenly spaced, that are compared; None: all.
+        name: of the comparison.
+        progress: called with the slices done and their number.
     """
     chosen = evenly_spaced(len(pairs), limit)
     rows = []
@@ -55,12 +69,12 @@ def compare(
 
 
 def _denoised(image_hu: np.ndarray, network: nn.Module, device: str) -> np.ndarray:
-    """In fp32: whether bf16 is faithful changes while a network learns, and to ask for each slice takes its time."""
+    """In fp32: whether bf16 is accurate enough changes while a network learns, and to test it takes time."""
     return inference.denoise(image_hu, network, device=device, precision="fp32").voxels
 
 
 def fitted_gain(
-    pairs: Sequence[SlicePair],
+    pairs: SlicePairs,
     network: nn.Module,
     *,
     device: str = "cpu",
@@ -69,26 +83,33 @@ def fitted_gain(
 ) -> float:
     """The factor g on a network G for which x + g G(c) - c is nearest to the NDCT, by least squares in unit range.
 
-    x: LDCT, c: the same clipped to the training window; pixels that lie in the window in both images count, of `limit`
-    slices, evenly spaced. Not in the paper: a training in bfloat16, whose rounding fp32 inference does not repeat, has
-    been seen to leave an output that is 0.25 % too bright, 2.6 HU in soft tissue.
+    x is the LDCT, c the same clipped to the training window; pixels that lie in the window in both images count. Not in
+    the paper: a training in bfloat16, whose rounding fp32 inference does not repeat, has been seen to leave an output
+    that is 0.25 % too bright, 2.6 HU in soft tissue.
+
+    Args:
+        pairs: the slices.
+        network: G.
+        device: where it runs.
+        limit: number of slices, evenly spaced, that are used.
+        progress: called with the slices done and their number.
     """
     low, high = hounsfield.TRAINING_WINDOW_HU
-    along, square = 0.0, 0.0
+    product = square = 0.0
     chosen = evenly_spaced(len(pairs), limit)
     for done, i in enumerate(chosen, 1):
         ldct, ndct = (image.astype(np.float32) for image in (pairs[i].ldct_hu, pairs[i].ndct_hu))
         inside = (ldct > low) & (ldct < high) & (ndct > low) & (ndct < high)
         denoised = _denoised(ldct[None], network, device)[0]
-        output, wanted = (hounsfield.to_unit(image[inside].astype(np.float64)) for image in (denoised, ndct))
-        along, square = along + output @ wanted, square + output @ output
+        output, target = (hounsfield.to_unit(image[inside].astype(np.float64)) for image in (denoised, ndct))
+        product, square = product + float(output @ target), square + float(output @ output)
         if progress is not None:
             progress(done, len(chosen))
-    return float(along / square)
+    return float(product / square)
 
 
 def preview(network: nn.Module, pair: SlicePair, *, device: str) -> np.ndarray:
-    """A slice as a row LDCT | denoised | NDCT | denoised - NDCT: (H, 4 W) uint8.
+    """One slice as four pictures in a row, LDCT | denoised | NDCT | denoised - NDCT: (H, 4 W) uint8.
 
     The images in the paper's abdomen window, the difference from -100 to 100 HU.
     """

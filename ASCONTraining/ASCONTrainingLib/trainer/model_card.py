@@ -1,0 +1,73 @@
+"""The card of a trained model: what it was trained on and for, and what was measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU
+from ASCONDenoiseLib.models.card import ModelCard, Scope
+from ASCONTrainingLib.config.settings import TrainConfig
+from ASCONTrainingLib.data.set_index import Index
+
+
+def model_card(name: str, config: TrainConfig, index: Index, metrics: dict[str, Any]) -> ModelCard:
+    """The card of a new model, still without the hash of its weights.
+
+    Args:
+        name: of the model.
+        config: settings of its training.
+        index: of the set that it was trained on.
+        metrics: what was measured, and what the training took.
+    """
+    trained_on = index.of("train")
+    phantoms = sum(volume.is_phantom for volume in trained_on)
+    data = [f"{index.kind}: {index}"]
+    if phantoms:
+        data.append(f"of which {phantoms} phantoms train")
+    if config.initial is not None:
+        data.append(f"begun with the model {Path(config.initial).stem}")
+    limits = ["Not tried on scanners, kernels, doses and body regions other than those of its training data."]
+    if phantoms == len(trained_on):
+        limits.insert(0, "Trained on phantoms only: of no use on patients.")
+    return ModelCard(
+        name=name,
+        version="1.0",
+        architecture=config.network,
+        settings={},
+        window_hu=TRAINING_WINDOW_HU,
+        preset=config.preset,
+        training_data=data,
+        dose=_dose(index, config),
+        date=time.strftime("%Y-%m-%d"),
+        licence="not stated",
+        intended_use="Research. Not for diagnosis.",
+        limits=limits,
+        scope=scope(index, config),
+        metrics=metrics,
+    )
+
+
+def scope(index: Index, config: TrainConfig) -> Scope:
+    """What the set says of the scans that train; phantoms are no scans, and nothing is known of kernels and bodies."""
+    scans = [volume for volume in index.of("train") if not volume.is_phantom]
+    if not scans:
+        return Scope()
+    doses = config.doses or [volume.dose for volume in scans if volume.dose is not None]
+    return Scope(slice_mm=_ends([volume.spacing_mm[2] for volume in scans]), doses=_ends(doses))
+
+
+def _dose(index: Index, config: TrainConfig) -> str:
+    if config.doses:
+        return "{:g} to {:g}, simulated".format(*config.doses)
+    doses = sorted({volume.dose for volume in index.of("train") if volume.dose is not None})
+    if index.simulated and doses:
+        return f"{doses[0]:g}{f' to {doses[-1]:g}' if len(doses) > 1 else ''}, simulated"
+    return "quarter dose, as delivered" if index.kind.startswith("mayo") else "that of the low-dose series, as measured"
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float] | None:
+    """The lowest and the highest in four digits; None of none."""
+    return (float(f"{min(values):.4g}"), float(f"{max(values):.4g}")) if values else None

@@ -1,0 +1,90 @@
+"""Stages: images that grow, with the steps or with the budget."""
+
+from __future__ import annotations
+
+import math
+import types
+
+import pytest
+from trainer_fixtures import (
+    CPU,
+    differences,
+    interrupt_at,
+    rows,
+)
+from training_fixtures import tiny_config
+
+from ASCONTrainingLib.config.settings import OptimizerConfig
+from ASCONTrainingLib.trainer import progress, trainer
+from ASCONTrainingLib.trainer.run_folder import load_checkpoint
+from ASCONTrainingLib.trainer.trainer import fit
+from ASCONTrainingLib.trainer.training_state import TrainingState
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 7, 9])
+def test_growing_images_and_resume_across_a_change_of_size(a_set, tmp_path, monkeypatch, stop):
+    """Two epochs of 2 steps with images of 32, one of 3 with 48, one of 2 with 64: stopped within and between them."""
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    train_step, sizes = TrainingState.train_step, []
+
+    def seen(self, ldct, ndct, fraction):
+        sizes.append((tuple(ldct.shape), round(fraction, 3)))
+        return train_step(self, ldct, ndct, fraction)
+
+    monkeypatch.setattr(TrainingState, "train_step", seen)
+    config = tiny_config(epochs=4, steps_per_epoch=None, batch=50, growth=((0.5, 48, 12), (0.75, 64, 2)), ema=0.9)
+    shapes = [(50, 1, 32, 32)] * 4 + [(12, 1, 48, 48)] * 3 + [(2, 1, 64, 64)] * 2
+    fractions = [0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 1 / 2 + 1 / 12, 1 / 2 + 2 / 12, 3 / 4, 7 / 8]
+    fit(config, a_set, tmp_path / "straight", device=CPU)
+    assert sizes == [(shape, round(fraction, 3)) for shape, fraction in zip(shapes, fractions, strict=True)]
+    assert [row["epoch"] for row in rows(tmp_path / "straight", "learning_rate")] == [1, 1, 2, 2, 3, 3, 3, 4, 4]
+    sizes.clear()
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, a_set, tmp_path / "resumed", device=CPU, progress=interrupt_at(stop))
+    fit(config, a_set, tmp_path / "resumed", device=CPU, resume=True)
+    assert [shape for shape, _ in sizes] == shapes
+    for name in ("last.pt", "best.pt"):
+        straight, resumed = (load_checkpoint(tmp_path / run / name) for run in ("straight", "resumed"))
+        assert not differences(straight, resumed)
+
+
+def test_stages_follow_the_budget_too(a_set, tmp_path, monkeypatch):
+    """Of a budget of 10 s, an epoch of a step of a second each: from its half on the images are larger."""
+    clock, train_step, sizes = types.SimpleNamespace(now=0.0), TrainingState.train_step, []
+
+    def a_second(self, ldct, ndct, fraction):
+        clock.now += 1
+        sizes.append(ldct.shape[-1])
+        return train_step(self, ldct, ndct, fraction)
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(TrainingState, "train_step", a_second)
+    fit(
+        tiny_config(epochs=99, steps_per_epoch=1, growth=((0.5, 64, 1),), minutes=10 / 60, validate_every=99),
+        a_set,
+        tmp_path / "run",
+        device=CPU,
+    )
+    assert sizes == [32] * 5 + [64] * 5
+
+
+def test_budget_ends_the_training_and_the_schedule_follows_its_share(a_set, tmp_path, monkeypatch):
+    """A clock of one second a step: a budget of 5 s ends a training of 300 steps after the fifth."""
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    train_step = TrainingState.train_step
+
+    def a_second(*args):
+        clock.now += 1
+        return train_step(*args)
+
+    monkeypatch.setattr(TrainingState, "train_step", a_second)
+    optimizer = OptimizerConfig(learning_rate=1e-2, last_learning_rate=0.0, per_epoch=False)
+    config = tiny_config(steps_per_epoch=150, minutes=5 / 60, optimizer=optimizer)
+    said: list[str] = []
+    trained = fit(config, a_set, tmp_path / "run", device=CPU, say=said.append)
+    found = [row["learning_rate"] for row in rows(tmp_path / "run", "learning_rate")]
+    assert found == pytest.approx([0.005 * (1 + math.cos(math.pi * fraction / 5)) for fraction in range(5)])
+    assert [row["step"] for row in rows(tmp_path / "run", "validation")] == [5]
+    assert trained.model.exists() and "ended after step 5 of 300" in said[-2]

@@ -1,0 +1,147 @@
+"""The state of a training: what a checkpoint holds, learning rates, averaged weights, first weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from trainer_fixtures import (
+    CPU,
+    a_loader,
+    differences,
+    fingerprint,
+    interrupt_at,
+    rows,
+)
+from training_fixtures import SMALL_MAC, make_set, tiny_config
+
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.models.card import load_card
+from ASCONDenoiseLib.models.files import load_network, save_model
+from ASCONTrainingLib.config.presets import PRESETS
+from ASCONTrainingLib.config.settings import LossConfig, OptimizerConfig
+from ASCONTrainingLib.data.training_set import TrainingSet
+from ASCONTrainingLib.method.perceptual import VGG19
+from ASCONTrainingLib.trainer import trainer
+from ASCONTrainingLib.trainer.distributed import Processes
+from ASCONTrainingLib.trainer.run_folder import load_checkpoint, save_checkpoint
+from ASCONTrainingLib.trainer.trainer import fit
+from ASCONTrainingLib.trainer.training_state import TrainingState
+
+
+def test_a_checkpoint_holds_no_more_and_no_less(a_set):
+    """The mirror image: a fresh state that loads a state has that state."""
+    config = tiny_config(mac=SMALL_MAC, ema=0.9, seed=1)
+    state = TrainingState(config, Processes(CPU))
+    loader = a_loader(a_set)
+    state.train_step(*loader.next(), 0.0)
+    fresh = TrainingState(config, Processes(CPU))
+    saved = state.state_dict()
+    assert differences(fresh.state_dict(), saved)
+    fresh.load_state_dict(saved)
+    assert not differences(fresh.state_dict(), saved)
+
+
+@pytest.mark.parametrize(
+    "preset", ["edcnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cncl", "du_gan", "wgan_vgg"))]
+)
+def test_every_objective_goes_on_bit_for_bit(a_set, tmp_path, preset):
+    """Three steps against one, a checkpoint through the disk, and two more; critics and their optimisers included."""
+    loss = LossConfig(vgg_weights=str(tmp_path / "vgg19.pt"))
+    if preset == "wgan_vgg":
+        torch.save(VGG19().state_dict(), loss.vgg_weights)
+    config = replace(PRESETS[preset], precision="fp32", loss=loss)
+    images = [TrainingSet(a_set, "train", 64)[i] for i in range(3)]
+    batches = [tuple(image[None] for image in pair) for pair in images]
+    straight, begun = TrainingState(config, Processes(CPU)), TrainingState(config, Processes(CPU))
+    losses = [straight.train_step(*batch, 0.1 * i)["loss"] for i, batch in enumerate(batches)]
+    begun.train_step(*batches[0], 0.0)
+    save_checkpoint(begun.state_dict(), tmp_path / "last.pt")
+    resumed = TrainingState(replace(config, seed=config.seed), Processes(CPU))
+    resumed.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    again = [resumed.train_step(*batch, 0.1 * i)["loss"] for i, batch in enumerate(batches[1:], 1)]
+    assert again == losses[1:] and len(set(losses)) == 3
+    assert not differences(straight.state_dict(), resumed.state_dict())
+    assert differences(begun.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize("per_epoch", [True, False])
+def test_rate_moves_once_an_epoch_or_with_every_step(a_set, tmp_path, monkeypatch, per_epoch):
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    optimizer = OptimizerConfig(learning_rate=1e-2, last_learning_rate=0.0, per_epoch=per_epoch)
+    fit(tiny_config(optimizer=optimizer), a_set, tmp_path / "run", device=CPU)
+    found = [row["learning_rate"] for row in rows(tmp_path / "run", "learning_rate")]
+    fractions = [0, 0, 0, 3, 3, 3] if per_epoch else range(6)
+    assert found == pytest.approx([0.005 * (1 + math.cos(math.pi * fraction / 6)) for fraction in fractions])
+
+
+def test_both_optimisers_follow_the_schedule(a_set):
+    """MAC-Net's too, from a rate of its own."""
+    optimizer = OptimizerConfig(1e-2, 0.0, (0.9, 0.99), per_epoch=False, mac_learning_rate=0.5)
+    state = TrainingState(tiny_config(mac=SMALL_MAC, optimizer=optimizer), Processes(CPU))
+    loader = a_loader(a_set)
+    state.train_step(*loader.next(), 0.5)
+    assert state.learning_rate == pytest.approx(0.5e-2)
+    mac_optimizer = state.objective.parts["mac_optimizer"]
+    assert mac_optimizer.param_groups[0]["lr"] == pytest.approx(0.25)
+    assert isinstance(state.optimizer, torch.optim.AdamW) and isinstance(mac_optimizer, torch.optim.SGD)
+    assert mac_optimizer.param_groups[0]["momentum"] == 0
+
+
+def test_a_loss_that_comes_later_comes_at_its_share(a_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    loss = LossConfig(mse_weight=1.0, ssim_weight=0.0, local_mean_weight=1.0, local_mean_from=0.5)
+    fit(tiny_config(loss=loss), a_set, tmp_path / "run", device=CPU)
+    assert ["local_mean" in row for row in rows(tmp_path / "run", "learning_rate")] == [False] * 3 + [True] * 3
+
+
+def test_average_is_that_of_the_formula(a_set, tmp_path):
+    """mean = keep * mean + (1 - keep) * weights, keep rising to `ema` over the first steps."""
+    config = tiny_config(ema=0.3)
+    state = TrainingState(config, Processes(CPU))
+    loader = a_loader(a_set)
+    mean = state.average.last.weight.clone()
+    for step in range(8):
+        state.train_step(*loader.next(), 0.0)
+        keep = min(0.3, step / (step + 10))
+        mean = keep * mean + (1 - keep) * state.network.last.weight.detach()
+    assert torch.allclose(state.average.last.weight, mean, rtol=1e-5)
+    assert not torch.allclose(state.average.last.weight, state.network.last.weight, rtol=1e-3)
+
+
+def test_training_may_begin_with_a_model(a_set, tmp_path):
+    """With a rate of next to nothing the weights stay; resumed, the model is not needed any more."""
+    other = make_set(tmp_path / "other")
+    for patient in ("P0", "P1"):
+        np.save(other / f"{patient}.ndct.npy", np.load(other / f"{patient}.ndct.npy") + np.int16(1))
+    begun = fit(tiny_config(epochs=1), other, tmp_path / "first", device=CPU, name="first").model
+    optimizer = OptimizerConfig(learning_rate=1e-30, last_learning_rate=0.0, weight_decay=0.0)
+    config = tiny_config(seed=5, initial=str(begun), optimizer=optimizer, ema=0.9)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, a_set, tmp_path / "second", device=CPU, progress=interrupt_at(4))
+    first = begun.read_bytes()
+    begun.unlink()
+    trained = fit(config, a_set, tmp_path / "second", device=CPU, resume=True)
+    begun.write_bytes(first)
+    networks = [load_network(path)[0].state_dict() for path in (begun, trained.model)]
+    assert not differences(dict(networks[0]), dict(networks[1]))
+    assert trained.card.training_data[-1] == "begun with the model first"
+    assert trained.card.scans == {
+        "train": sorted(fingerprint(folder, "P0") for folder in (a_set, other)),
+        "validation": sorted(fingerprint(folder, "P1") for folder in (a_set, other)),
+    }
+    with pytest.raises(InputError, match="is of the network tiny"):
+        fit(replace(config, network="esau_net"), a_set, tmp_path / "third", device=CPU)
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_model_begun_with_one_that_lists_no_scans_says_so(a_set, tmp_path):
+    begun = fit(tiny_config(epochs=1), a_set, tmp_path / "first", device=CPU, name="first").model
+    card = load_card(begun)
+    save_model(load_network(begun)[0], replace(card, metrics={}), begun)
+    trained = fit(tiny_config(epochs=1, initial=str(begun)), a_set, tmp_path / "second", device=CPU)
+    seen = {"train": [fingerprint(a_set, "P0")], "validation": [fingerprint(a_set, "P1")]}
+    assert trained.card.scans == seen | {"unlisted": ["first"]}
