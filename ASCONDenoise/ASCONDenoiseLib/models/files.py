@@ -74,7 +74,8 @@ def list_models() -> list[tuple[ModelCard, Path]]:
 def find_model(name_or_path: str | Path | None = None) -> Path:
     """Weights file of a model, given its name (the file's, without .safetensors) or its path; None: the default model.
 
-    Raises InputError where there is none.
+    Raises:
+        InputError: there is none.
     """
     if name_or_path is None or str(name_or_path) == DEFAULT_MODEL_ALIAS:
         path = models_folder() / f"{DEFAULT_MODEL}.safetensors"
@@ -97,7 +98,8 @@ def find_model(name_or_path: str | Path | None = None) -> Path:
 def verify(path: str | Path) -> ModelCard:
     """Checks a model's files without loading the weights: format, completeness, card, SHA-256. Returns the card.
 
-    Raises InputError at the first thing that is wrong.
+    Raises:
+        InputError: the first thing that is wrong.
     """
     card, _ = _verified(Path(path))
     return card
@@ -106,7 +108,9 @@ def verify(path: str | Path) -> ModelCard:
 def import_model(path: str | Path) -> Path:
     """Copies a verified model into the user's folder and returns the copy's path; importing it again changes nothing.
 
-    Raises InputError where the model is wrong or where another model has its name.
+    Raises:
+        InputError: the model is wrong, or another model has its name.
+        WriteError: the copy cannot be written.
     """
     path = Path(path)
     card, weights = _verified(path)
@@ -128,7 +132,8 @@ def import_model(path: str | Path) -> Path:
 def load_network(path: str | Path) -> tuple[nn.Module, ModelCard]:
     """The network of a verified model, in evaluation mode on the CPU with 32-bit weights, and its card.
 
-    Raises InputError where the model is wrong, or its weights do not fit its architecture.
+    Raises:
+        InputError: the model is wrong, or its weights do not fit its architecture.
     """
     import torch
     from safetensors import SafetensorError
@@ -154,12 +159,20 @@ def load_network(path: str | Path) -> tuple[nn.Module, ModelCard]:
 
 
 def save_model(network: nn.Module, card: ModelCard, path: str | Path, *, half: bool = False) -> ModelCard:
-    """Writes a network as PATH (.safetensors) with its card beside it; returns the card with the SHA-256 filled in.
+    """Writes a network with its card beside it, both complete or not at all.
 
-    half: 16-bit floating-point weights, half the size (a relative error of 0.05 % at most in each weight).
-    Both files appear at once in full: they are written beside, then renamed.
+    Args:
+        network: its weights may be on any device.
+        card: its `sha256` is filled in.
+        path: NAME.safetensors.
+        half: 16-bit floating-point weights, half the size (a relative error of 0.05 % at most in each weight).
 
-    Raises InputError for another suffix, an architecture that ASCON could not load, or a weight too large for 16 bits.
+    Returns:
+        The card with the SHA-256.
+
+    Raises:
+        InputError: another suffix, an architecture that ASCON could not load, or a weight too large for 16 bits.
+        WriteError: the files cannot be written.
     """
     import torch
     from safetensors.torch import save
@@ -192,9 +205,9 @@ def _verified(path: Path) -> tuple[ModelCard, bytes]:
         raise InputError(f"The model file {path} cannot be read ({error}).") from None
     _check_format(data, path)
     card = load_card(path)
-    if (found := _sha256(data)) != card.sha256:
+    if (sha256 := _sha256(data)) != card.sha256:
         raise InputError(
-            f"The model file {path} is not the one its card describes: its SHA-256 is {found}, the card says "
+            f"The model file {path} is not the one its card describes: its SHA-256 is {sha256}, the card says "
             f"{card.sha256}. It is damaged or was changed; get it again."
         )
     return card, data
@@ -241,13 +254,13 @@ def _build(card: ModelCard, path: Path) -> nn.Module:
 def _check_weights(weights: dict[str, Any], network: nn.Module, path: Path) -> None:
     """Raises InputError where names or shapes are not the network's."""
     expected = {name: tuple(w.shape) for name, w in network.state_dict().items()}
-    found = {name: tuple(w.shape) for name, w in weights.items()}
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is unknown" for name in found.keys() - expected.keys()]
+    given = {name: tuple(w.shape) for name, w in weights.items()}
+    problems = [f"{name} is missing" for name in expected.keys() - given.keys()]
+    problems += [f"{name} is unknown" for name in given.keys() - expected.keys()]
     problems += [
-        f"{name} has shape {found[name]} instead of {expected[name]}"
-        for name in expected.keys() & found.keys()
-        if found[name] != expected[name]
+        f"{name} has shape {given[name]} instead of {expected[name]}"
+        for name in expected.keys() & given.keys()
+        if given[name] != expected[name]
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

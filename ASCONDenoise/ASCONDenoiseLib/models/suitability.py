@@ -19,7 +19,7 @@ AIR_HU = (-1100.0, -850.0)
 SOFT_HU = (-150.0, 150.0)
 """Fat, water and soft tissue, with noise."""
 
-LEAST_SHARE = 0.005
+LEAST_FRACTION = 0.005
 """Of voxels that are air, and of those that are soft tissue: a volume with fewer of both is hardly CT of a body."""
 
 LEAST_SPAN_HU = 200.0
@@ -55,14 +55,14 @@ def warnings(
         card: of the model that is to be used; None: what all models expect is all that is checked.
         _: translates.
     """
-    found = [_no_ct(voxels_hu, description, _), _done_before(description, _)]
+    sentences = [_no_ct(voxels_hu, description, _), _done_before(description, _)]
     if card is not None:
-        found += [
+        sentences += [
             _other_slices(float(spacing_mm[2]), card.scope, _),
             _sharp(description.get("kernel", ""), card.scope, _),
             _other_body_part(description.get("body_part", ""), card.scope, _),
         ]
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in sentences if sentence]
 
 
 def sample(voxels: np.ndarray, slices: int = 8) -> np.ndarray:
@@ -82,8 +82,8 @@ def _no_ct(voxels_hu: np.ndarray, description: Mapping[str, str], _: Translate) 
         return _("The values ({low:g} to {high:g}) span too little for a CT in HU.").format(low=low, high=high)
     if low >= 0:
         return _("No value is below 0, so these are hardly HU. Is it a CT, with its rescaling applied?")
-    shares = [np.count_nonzero((voxels >= a) & (voxels <= b)) / voxels.size for a, b in (AIR_HU, SOFT_HU)]
-    if max(shares) < LEAST_SHARE:
+    fractions = [np.count_nonzero((voxels >= a) & (voxels <= b)) / voxels.size for a, b in (AIR_HU, SOFT_HU)]
+    if max(fractions) < LEAST_FRACTION:
         return _("Hardly any voxel has the HU of air or of soft tissue. Is it a CT in HU?")
     return ""
 

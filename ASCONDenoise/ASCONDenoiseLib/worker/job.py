@@ -7,9 +7,9 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,14 +25,8 @@ TEXT = {"wanted": "a text"}
 T = TypeVar("T")
 
 
-class Answer(Protocol):
-    """Sends a line: an event and what is to be said of it."""
-
-    def __call__(self, event: str, **facts: Any) -> None: ...
-
-
 class Job:
-    """One request, what it has made so far, and the line to the one who asked.
+    """One request, what it has made so far, and the line to the one who asked: `answer(event, **facts)`.
 
     Attributes:
         id: as requested.
@@ -42,7 +36,7 @@ class Job:
         times: seconds that parts of it took, by name.
     """
 
-    def __init__(self, request: dict[str, Any], answer: Answer):
+    def __init__(self, request: dict[str, Any], answer: Callable[..., None]):
         self.id = request["id"]
         self.command = request["command"]
         self.outputs: list[Path] = []

@@ -1,8 +1,8 @@
 """The jobs of the worker, one function per command, and what a request for each of them says.
 
-A request is a dataclass: its fields are those of the JSON object. A function takes the job, its request and the model
-that was used last, sends {"event": "started"} (with the "device" where it uses torch) once all is at hand, and returns
-what the result says.
+A request is a dataclass: its fields are those of the JSON object. Volumes (S, H, W) are .npy files, `spacing_mm` is
+(x, y, z), `model` a name or path (None: the default), `device` as in `devices.pick_device`. A function takes the job,
+its request and the model that was used last, says that it has started once all is at hand, and returns the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
 Facts = dict[str, Any]
-Triple = tuple[float, float, float]
 
 PHANTOM_SEED = 1_000_000
 """A patient that no training has seen: its seeds are small numbers."""
@@ -37,15 +36,20 @@ SPACING = {"wanted": "three positive numbers"}
 SHAPE = {"wanted": "three positive whole numbers"}
 
 
-@dataclass(frozen=True)
-class DenoiseRequest:
-    """A volume to denoise.
+@dataclass(frozen=True, kw_only=True)
+class Spaced:
+    """A request that tells the distance of voxels."""
 
-    Attributes:
-        input, output: .npy files.
-        model: name or path; None: the default.
-        device: see `devices.pick_device`.
-    """
+    spacing_mm: tuple[float, float, float] = field(metadata=SPACING)
+
+    def __post_init__(self) -> None:
+        if min(self.spacing_mm) <= 0:
+            raise FieldError("wrong", "spacing_mm", self.spacing_mm, SPACING["wanted"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiseRequest:
+    """A volume to denoise."""
 
     input: Path = field(metadata=TEXT)
     output: Path = field(metadata=TEXT)
@@ -59,10 +63,9 @@ def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
     voxels = read_voxels(request.input)
     path, card, network = warm.load(job, request.model)
     from ASCONDenoiseLib.models import inference
-    from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory, pick_device
+    from ASCONDenoiseLib.models.devices import free_reserved_memory
 
-    device = pick_device(request.device)
-    job.answer("started", device=device_title(device))
+    device = _started(job, request.device)
     with job.timed("work"):
         result = inference.denoise(
             voxels,
@@ -83,31 +86,19 @@ def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
     }
 
 
-@dataclass(frozen=True)
-class ClusterRequest:
+@dataclass(frozen=True, kw_only=True)
+class ClusterRequest(DenoiseRequest, Spaced):
     """A volume to cluster.
 
     Attributes:
-        input: .npy file.
-        output: .npy file of the labels, uint8.
+        output: of the labels, uint8.
         points_output: .npz file of the fields of `feature_clusters.Points`.
-        spacing_mm: (x, y, z).
-        model, device, padding_hu: as of denoise.
         points: in the scatter plot.
     """
 
-    input: Path = field(metadata=TEXT)
-    output: Path = field(metadata=TEXT)
     points_output: Path = field(metadata=TEXT)
-    spacing_mm: Triple = field(metadata=SPACING)
-    model: str | None = field(default=None, metadata=TEXT)
-    device: str = "auto"
-    padding_hu: float | None = None
     clusters: int = 8
     points: int = 2000
-
-    def __post_init__(self) -> None:
-        _check_positive("spacing_mm", self.spacing_mm, SPACING)
 
 
 def cluster(job: Job, request: ClusterRequest, warm: WarmModel) -> Facts:
@@ -124,11 +115,10 @@ def cluster(job: Job, request: ClusterRequest, warm: WarmModel) -> Facts:
         raise InputError(f"{card.name} ({card.architecture}) has no features to look at. Choose another model.")
     import sklearn  # noqa: F401 - better missed now than after the network's work
 
-    from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory, pick_device
+    from ASCONDenoiseLib.models.devices import free_reserved_memory
     from ASCONDenoiseLib.models.feature_clusters import EMBEDDING_STEPS, cluster_volume
 
-    device = pick_device(request.device)
-    job.answer("started", device=device_title(device))
+    device = _started(job, request.device)
 
     def progress(done: int, total: int) -> None:
         job.progress(done, total)
@@ -163,14 +153,9 @@ def cluster(job: Job, request: ClusterRequest, warm: WarmModel) -> Facts:
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlendRequest:
-    """A result to give another strength.
-
-    Attributes:
-        input, denoised, output: .npy files; `denoised` is of strength 1.
-        strength: 0 to 1.
-    """
+    """A result of strength 1 to give another strength, 0 to 1."""
 
     input: Path = field(metadata=TEXT)
     denoised: Path = field(metadata=TEXT)
@@ -194,22 +179,13 @@ def blend(job: Job, request: BlendRequest, _: WarmModel) -> Facts:
     return {}
 
 
-@dataclass(frozen=True)
-class MeasureRequest:
-    """A result to measure.
-
-    Attributes:
-        input, denoised, reference: .npy files; the reference is the NDCT, where there is one.
-        spacing_mm: (x, y, z).
-    """
+@dataclass(frozen=True, kw_only=True)
+class MeasureRequest(Spaced):
+    """A result to measure, against the NDCT where there is one."""
 
     input: Path = field(metadata=TEXT)
     denoised: Path = field(metadata=TEXT)
-    spacing_mm: Triple = field(metadata=SPACING)
     reference: Path | None = field(default=None, metadata=TEXT)
-
-    def __post_init__(self) -> None:
-        _check_positive("spacing_mm", self.spacing_mm, SPACING)
 
 
 def measure(job: Job, request: MeasureRequest, _: WarmModel) -> Facts:
@@ -263,26 +239,15 @@ def _compared(job: Job, volumes: dict[str, np.ndarray]) -> tuple[list[Facts], li
     return comparisons, []
 
 
-@dataclass(frozen=True)
-class SimulateRequest:
-    """A scan to simulate at a lower dose.
-
-    Attributes:
-        input, output: .npy files.
-        spacing_mm: (x, y, z).
-        dose: fraction of the scan's own.
-        photons, kernel: as in `settings.DoseSettings`; None and "scan" measure them in the scan.
-    """
+@dataclass(frozen=True, kw_only=True)
+class SimulateRequest(Spaced):
+    """A scan to simulate at a fraction of its dose; photons and kernel as in `DoseSettings`."""
 
     input: Path = field(metadata=TEXT)
     output: Path = field(metadata=TEXT)
-    spacing_mm: Triple = field(metadata=SPACING)
     dose: float = 0.25
     photons: float | None = None
     kernel: str = "scan"
-
-    def __post_init__(self) -> None:
-        _check_positive("spacing_mm", self.spacing_mm, SPACING)
 
 
 def simulate(job: Job, request: SimulateRequest, _: WarmModel) -> Facts:
@@ -295,8 +260,7 @@ def simulate(job: Job, request: SimulateRequest, _: WarmModel) -> Facts:
     from ASCONDenoiseLib.physics.dose import simulate_any_scan
 
     settings = DoseSettings(request.dose, photons=request.photons, kernel=request.kernel, seed=SIMULATION_SEED)
-    device, notes = _device_for_physics(), []
-    job.answer("started", device=device_title(device))
+    device, notes = _started(job, in_64_bits=True), []
     with job.timed("work"):
         try:
             simulation = simulate_any_scan(voxels, request.spacing_mm, settings, device=device, progress=job.progress)
@@ -319,34 +283,27 @@ def simulate(job: Job, request: SimulateRequest, _: WarmModel) -> Facts:
     }
 
 
-@dataclass(frozen=True)
-class PhantomRequest:
-    """A phantom to make.
-
-    Attributes:
-        output: .npy file, int16.
-        shape: slices, rows, columns.
-        spacing_mm: (x, y, z).
-    """
+@dataclass(frozen=True, kw_only=True)
+class PhantomRequest(Spaced):
+    """A phantom of so many slices, rows and columns to make."""
 
     output: Path = field(metadata=TEXT)
     shape: tuple[int, int, int] = field(metadata=SHAPE)
-    spacing_mm: Triple = field(metadata=SPACING)
 
     def __post_init__(self) -> None:
-        _check_positive("shape", self.shape, SHAPE)
-        _check_positive("spacing_mm", self.spacing_mm, SPACING)
+        super().__post_init__()
+        if min(self.shape) <= 0:
+            raise FieldError("wrong", "shape", self.shape, SHAPE["wanted"])
 
 
 def phantom(job: Job, request: PhantomRequest, _: WarmModel) -> Facts:
     """Scans a computed abdomen at normal dose; returns spacing_mm, and photons and kernel for its `simulate`."""
     import_torch(job)
-    from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory
+    from ASCONDenoiseLib.models.devices import free_reserved_memory
     from ASCONDenoiseLib.physics.dose import scan
     from ASCONDenoiseLib.physics.phantoms import abdomen
 
-    device = _device_for_physics()
-    job.answer("started", device=device_title(device))
+    device = _started(job, in_64_bits=True)
     settings = phantom_settings("abdomen")
     with job.timed("work"):
         truth_hu = np.rint(abdomen(PHANTOM_SEED, request.shape, request.spacing_mm).voxels_hu).astype(np.int16)
@@ -395,11 +352,6 @@ JOBS: dict[str, tuple[type, Callable[[Job, Any, WarmModel], Facts]]] = {
 """Command -> what its request says, and what is done."""
 
 
-def _check_positive(name: str, values: Triple, words: dict[str, str]) -> None:
-    if min(values) <= 0:
-        raise FieldError("wrong", name, values, words["wanted"])
-
-
 def _check_alike(*volumes: np.ndarray) -> None:
     if len({volume.shape for volume in volumes}) > 1:
         shapes = ", ".join(" x ".join(map(str, volume.shape)) for volume in volumes)
@@ -410,11 +362,14 @@ def _model_facts(path: Path, card: ModelCard) -> dict[str, str]:
     return {"name": card.name, "version": card.version, "sha256": card.sha256, "path": str(path)}
 
 
-def _device_for_physics() -> torch.device:
-    """CUDA or the CPU: the simulation computes in 64 bits, which MPS lacks."""
+def _started(job: Job, device: str = "auto", *, in_64_bits: bool = False) -> torch.device:
+    """Picks a device and says that the job has started on it; in 64 bits, which MPS lacks: CUDA or the CPU."""
     import torch
 
-    from ASCONDenoiseLib.models.devices import pick_device
+    from ASCONDenoiseLib.models.devices import device_title, pick_device
 
-    device = pick_device()
-    return device if device.type == "cuda" else torch.device("cpu")
+    picked = pick_device(device)
+    if in_64_bits and picked.type != "cuda":
+        picked = torch.device("cpu")
+    job.answer("started", device=device_title(picked))
+    return picked
