@@ -2,12 +2,14 @@
 
 Parameters are bool, int, float, str, an enum, a MRML node class, or one of these or None. The names in the node, the
 defaults, the checks and the widgets that each type can be bound to are those of a real Slicer; parameter packs, lists,
-paths, colours and `Any` are refused.
+paths, colours and `Any` are refused. As in a real Slicer, a wrapper keeps each value until the node's ModifiedEvent: a
+change that comes with reference events alone, as at the end of an import, shows only in a new wrapper.
 """
 
 import enum
 import types
 import typing
+import weakref
 from dataclasses import dataclass
 
 import slicer
@@ -190,6 +192,32 @@ class _Parameter:
         return next((n for n in self.notes if isinstance(n, kind)), None)
 
 
+class _Kept:
+    """The value of a parameter in one node, read again only at the node's ModifiedEvent and after writing."""
+
+    def __init__(self, parameter, node):
+        self.parameter, self.node, self._writing = parameter, node, False
+        self.value = parameter.read(node)
+        own = weakref.ref(self)  # the observer must not keep it
+        self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: own()._modified())
+
+    def __del__(self):
+        self.node.RemoveObserver(self._tag)
+
+    def _modified(self):
+        if not self._writing:
+            self.value = self.parameter.read(self.node)
+
+    def write(self, value):
+        self._writing = True
+        try:
+            with slicer.util.NodeModify(self.node):
+                self.parameter.write(self.node, value)
+                self.value = self.parameter.read(self.node)  # before other observers ask for it
+        finally:
+            self._writing = False
+
+
 # -- one parameter on a widget -----------------------------------------------------------------------------------------
 
 
@@ -319,6 +347,11 @@ class _Methods:
         for parameter in self.allParameters.values():
             if not parameter.is_in(parameterNode):
                 parameter.write(parameterNode, parameter.default.value)
+        self._kept = {name: _Kept(parameter, parameterNode) for name, parameter in self.allParameters.items()}
+
+    def isCached(self, name):
+        self._known(name)
+        return True  # what is not cached in a real Slicer (lists, colours) is refused
 
     def _known(self, name):
         if name not in self.allParameters:
@@ -332,10 +365,12 @@ class _Methods:
         return self._known(name).annotated
 
     def getValue(self, name):
-        return self._known(name).read(self.parameterNode)
+        self._known(name)
+        return self._kept[name].value
 
     def setValue(self, name, value):
-        self._known(name).write(self.parameterNode, value)
+        self._known(name)
+        self._kept[name].write(value)
 
     def StartModify(self):
         return self.parameterNode.StartModify()

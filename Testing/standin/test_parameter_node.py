@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -68,6 +69,54 @@ def test_parameters_refuse_wrong_values(name: str, value: object, error: type[Ex
     with pytest.raises(error):
         setattr(wrapped, name, value)
     assert getattr(wrapped, name) == before
+
+
+def test_values_are_kept_until_the_node_is_modified() -> None:
+    wrapped, volume = parameters(), a_volume()
+    node = wrapped.parameterNode
+    assert wrapped.isCached("volume") and wrapped.isCached("other") and wrapped.isCached("strength")
+    node.DisableModifiedEventOn()
+    node.SetParameter("strength", "20")
+    assert (wrapped.strength, Parameters(node).strength) == (75, 20)
+    node.DisableModifiedEventOff()
+    node.Modified()
+    assert wrapped.strength == 20
+    seen = []
+    node.AddObserver("ModifiedEvent", lambda *_: seen.append((wrapped.strength, wrapped.volume)), 10.0)
+    wrapped.strength = 30  # an observer that comes first finds the new value
+    wrapped.volume = volume
+    assert seen == [(30, None), (30, volume)]
+
+
+def test_references_that_an_import_resolves_show_in_a_new_wrapper_only(tmp_path: Path) -> None:
+    """They come with reference events, not with ModifiedEvent, which alone empties the wrapper's memory."""
+    scene, node = slicer.mrmlScene, slicer.vtkMRMLScriptedModuleNode()
+    node.SetSingletonTag("TheModule")
+    saved = Parameters(scene.AddNode(node))
+    saved.volume, saved.other, saved.strength = a_volume("one"), a_volume("two"), 20
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    scene.Clear(0)  # the singleton stays, empty
+
+    wrapped = Parameters(node)  # a panel is open
+    assert scene.Import()
+    assert wrapped.strength == 20
+    assert (wrapped.volume, wrapped.other) == (None, None)
+    again = Parameters(node)
+    assert (again.volume.GetName(), again.other.GetName()) == ("one", "two")
+    node.Modified()
+    assert wrapped.volume is again.volume
+    del wrapped, again, saved
+    scene.RemoveNode(node)
+
+
+def test_a_wrapper_that_is_let_go_leaves_no_observer() -> None:
+    wrapped = parameters()
+    node, modified = wrapped.parameterNode, "ModifiedEvent"
+    assert node.HasObserver(modified)
+    del wrapped
+    gc.collect()
+    assert not node.HasObserver(modified)
 
 
 def test_parameters_follow_widgets_and_widgets_parameters(tmp_path: Path) -> None:
