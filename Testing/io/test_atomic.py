@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,20 @@ def test_nothing_is_left_of_what_failed(tmp_path, make, error):
         assert str(path) in str(caught.value) and "No space left" in str(caught.value)
     assert os.listdir(tmp_path) == ["there"]
     assert (path if make is atomic_file else path / "inside").read_text() == "before"
+
+
+def test_a_file_system_that_cannot_flush_folders_does_no_harm(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with atomic_file(tmp_path / "last.pt", fsync=True) as partial:
+        partial.write_text("new")
+    assert (tmp_path / "last.pt").read_text() == "new" and os.listdir(tmp_path) == ["last.pt"]
 
 
 def test_a_folder_replaces_what_was_there(tmp_path):

@@ -35,7 +35,8 @@ def atomic_file(path: str | Path, *, fsync: bool = False) -> Iterator[Path]:
             _flush(partial)
         os.replace(partial, path)
         if fsync:
-            _flush(path.parent)
+            with suppress(OSError):  # some network file systems refuse to flush a folder; the file is there
+                _flush(path.parent)
     except OSError as error:
         raise _not_written(path, error) from error
     finally:

@@ -18,7 +18,7 @@ from ASCONTrainingLib.config.settings import MACConfig
 from ASCONTrainingLib.method import losses, patch_sampling
 
 PATCH = 16
-"""Pixels: one position of F_g stands for a patch of this side."""
+"""Pixels: one position of F_g represents a patch of this side."""
 GAIN = 0.02
 """Spread of the first weights of trunk and projectors."""
 

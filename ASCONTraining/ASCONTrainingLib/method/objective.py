@@ -51,14 +51,6 @@ class Objective(Protocol):
         """
 
 
-def _unchanged(network: nn.Module) -> nn.Module:
-    return network
-
-
-def _at_the_end() -> float:
-    return 1.0
-
-
 @dataclass(frozen=True)
 class TrainingContext:
     """The denoiser G as an objective sees it, and the tools to train it and other networks.
@@ -81,10 +73,10 @@ class TrainingContext:
     optimizer: torch.optim.Optimizer
     config: TrainConfig
     device: torch.device = torch.device("cpu")
-    wrap: Callable[[nn.Module], nn.Module] = _unchanged
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     scaler: torch.amp.GradScaler | None = None
-    fraction_done: Callable[[], float] = _at_the_end
+    fraction_done: Callable[[], float] = lambda: 1.0
 
     def denoise(self, ldct: torch.Tensor) -> torch.Tensor:
         """G(ldct), (B, 1, H, W) fp32, with its gradient. Raises InputError for a G of more channels in training."""

@@ -66,16 +66,16 @@ def load_vgg19(path: str | Path) -> VGG19:
     """
     state = read_tensors(path, "VGG-19")
     vgg = VGG19()
-    wanted = vgg.state_dict()
+    expected = vgg.state_dict()
     if not isinstance(state, dict) or not all(
         isinstance(state.get(name), torch.Tensor) and state[name].shape == tensor.shape
-        for name, tensor in wanted.items()
+        for name, tensor in expected.items()
     ):
         raise InputError(
             f"{path} does not hold the convolutions of a VGG-19 (without batch normalisation), named features.0.weight "
             "to features.34.bias."
         )
-    vgg.load_state_dict({name: state[name] for name in wanted})
+    vgg.load_state_dict({name: state[name] for name in expected})
     return vgg
 
 

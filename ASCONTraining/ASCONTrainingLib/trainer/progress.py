@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands after a step.
+    """How far a training is after a step.
 
     Attributes:
         step: steps done.

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ASCONDenoiseLib.errors import Failure, InputError, WriteError
-from ASCONDenoiseLib.io.atomic import atomic_file
+from ASCONDenoiseLib.io.atomic import atomic_file, remove_partial
 
 LAST, BEST, CONFIG, RESULTS, LOG = "last.pt", "best.pt", "config.json", "results.json", "log.jsonl"
 
@@ -30,9 +30,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error.strerror}): name another folder.") from None
-    for partial in folder.glob(".*.partial*"):
-        if partial.is_file():
-            partial.unlink()
+    for name in (LAST, BEST, CONFIG, RESULTS, LOG):
+        remove_partial(folder / name)
 
 
 def write(path: Path, data: bytes) -> None:
@@ -74,7 +73,7 @@ class RunLog:
 
     Args:
         folder: of the training.
-        step: where it stands; lines of later steps are removed.
+        step: the last one that is kept; lines of later steps are removed.
         active: whether this process writes them.
         say: takes a sentence.
     """

@@ -14,7 +14,7 @@ from ASCONTrainingLib.config.presets import PRESETS
 from ASCONTrainingLib.method.objective import NotFiniteError
 from ASCONTrainingLib.method.objectives import cncl, du_gan, edcnn, wgan_vgg
 from ASCONTrainingLib.trainer.distributed import Processes
-from ASCONTrainingLib.trainer.training_state import Learner
+from ASCONTrainingLib.trainer.training_state import TrainingState
 
 
 @pytest.mark.usefixtures("thin_discriminators")
@@ -70,12 +70,12 @@ def test_each_preset_trains_its_network_with_its_objective(peer, a_vgg_file):
     config = PRESETS[peer].changed(
         {"batch": 1, "patch": 64 if peer == "du_gan" else 32, "loss.vgg_weights": a_vgg_file}
     )
-    learner = Learner(config, Processes("cpu"))
-    before = copy.deepcopy(learner.network.state_dict())
+    state = TrainingState(config, Processes("cpu"))
+    before = copy.deepcopy(state.network.state_dict())
     ldct, ndct = a_batch(config.patch, 1)
-    values = [learner.learn(ldct, ndct, share) for share in (0.1, 0.2)]
+    values = [state.train_step(ldct, ndct, share) for share in (0.1, 0.2)]
     assert all(math.isfinite(number) for step in values for number in step.values())
     assert config.network == peer and config.mac is None
-    assert any(not torch.equal(tensor, before[name]) for name, tensor in learner.network.state_dict().items())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in state.network.state_dict().items())
     with torch.no_grad():
-        assert learner.result.eval()(ldct).shape == ldct.shape
+        assert state.denoiser.eval()(ldct).shape == ldct.shape
