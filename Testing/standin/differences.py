@@ -8,6 +8,7 @@ from PySide6 import QtCore, QtWidgets
 
 from .inventory import API, chain, find, signature
 from .pythonqt import SPECIAL, Signal, Wrapper, choose, join, known_signal, normalised, part, unwrap, wrap
+from .tool_tips import wrap_tool_tip
 from .traps import trap
 
 
@@ -86,13 +87,25 @@ def _delete(wrapper: Wrapper) -> None:
     shiboken6.delete(wrapper._alive(ValueError))
 
 
+def _set_property(wrapper: Wrapper, name: str, value: object) -> bool:
+    done = wrapper._alive(ValueError).setProperty(name, unwrap(value))
+    if name == "toolTip":
+        wrap_tool_tip(wrapper._o)
+    return done
+
+
+def _set_tool_tip(wrapper: Wrapper, text: str) -> None:
+    wrapper.toolTip = text
+
+
 SPECIAL |= {
     "QObject.connect": _connect,
     "QObject.disconnect": _disconnect,
     "QObject.findChildren": _find_children,
     "QObject.findChild": lambda w, *a: _find_children(w, *a, first=True),
     "QObject.property": lambda w, name: wrap(w._alive(ValueError).property(name)),
-    "QObject.setProperty": lambda w, name, value: w._alive(ValueError).setProperty(name, unwrap(value)),
+    "QObject.setProperty": _set_property,
+    "QWidget.setToolTip": _set_tool_tip,
     "QTimer.singleShot": _single_shot,
     "QByteArray.data": lambda w: bytes(w._o.data()),
     **{f"QFileDialog.{n}": _file_dialog(n) for n in ("getOpenFileName", "getOpenFileNames", "getSaveFileName")},

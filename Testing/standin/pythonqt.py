@@ -29,6 +29,7 @@ from .inventory import (
     implementation,
     signature,
 )
+from .tool_tips import wrap_tool_tip
 from .traps import swallow, trap
 
 SPECIAL: dict[str, object] = {}  # "Class.method" -> function(wrapper, *arguments); differences.py fills it
@@ -500,6 +501,8 @@ def write(target: object, name: str, value: object) -> None:
         setattr(target, name, value)
     elif not target.setProperty(name, value):
         raise AttributeError(f"{type(target).__name__}.{name} is not offered by the stand-in")
+    if name == "toolTip":
+        wrap_tool_tip(target)
 
 
 def module(name: str, doc: str) -> types.ModuleType:

@@ -17,6 +17,31 @@ def test_slider_without_tracking_speaks_at_the_end_of_a_drag() -> None:
     assert said == [33.0, 100.0]
 
 
+def test_plain_tool_tips_come_back_as_rich_text(tmp_path: Path) -> None:
+    button, action = qt.QPushButton(), qt.QAction("Go", None)
+    button.toolTip = "dose < 25 %\nand more"
+    assert button.toolTip == "<p>dose &lt; 25 %<br>\nand more</p>"
+    button.toolTip = button.toolTip
+    assert button.toolTip.count("<p>") == 1
+    button.setToolTip("plain")
+    assert button.toolTip == "<p>plain</p>"
+    button.setProperty("toolTip", "other")
+    assert button.toolTip == "<p>other</p>"
+    button.toolTip = "<b>rich</b>"
+    assert button.toolTip == "<b>rich</b>"
+    button.toolTip = ""
+    assert button.toolTip == ""
+    action.toolTip = "an action is no widget"
+    assert action.toolTip == "an action is no widget"
+    panel = a_panel(
+        tmp_path,
+        """<ui version="4.0"><class>P</class><widget class="qMRMLWidget" name="P"><layout class="QVBoxLayout" name="v">
+        <item><widget class="QLabel" name="label"><property name="toolTip"><string>from the file</string></property>
+        </widget></item></layout></widget></ui>""",
+    )
+    assert slicer.util.childWidgetVariables(panel).label.toolTip == "<p>from the file</p>"
+
+
 def test_a_collapsed_button_hides_its_content() -> None:
     box = ctk.ctkCollapsibleButton()
     layout = qt.QVBoxLayout(box)

@@ -7,6 +7,7 @@ from PySide6 import QtCore, QtUiTools, QtWidgets
 
 from .inventory import API, IMPLEMENTATIONS, find, implementation
 from .pythonqt import wrap
+from .tool_tips import wrap_tool_tip
 from .widgets import offered
 
 
@@ -52,6 +53,8 @@ class QUiLoader(QtUiTools.QUiLoader):
         widget = super().load(buffer, parent)
         if widget is None:
             return None
+        for each in [widget, *widget.findChildren(QtWidgets.QWidget)]:
+            wrap_tool_tip(each)
         everyone = {w.objectName(): w for w in [widget, *widget.findChildren(QtCore.QObject)]}
         for sender, signal, receiver, slot in joins:
             if not wrap(everyone[sender]).connect(signal, wrap(everyone[receiver]), slot):
