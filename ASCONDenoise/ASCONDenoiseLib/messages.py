@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ASCONDenoiseLib.imaging.number_tables import Translate
 from ASCONDenoiseLib.models.card import ModelCard, Scope
-
-Translate = Callable[[str], str]
 
 
 def remaining(seconds: float | None, _: Translate = str) -> str:
@@ -22,9 +21,12 @@ def remaining(seconds: float | None, _: Translate = str) -> str:
 
 
 def progress(event: Mapping[str, Any], _: Translate = str, *, slices: bool = True) -> str:
-    """Of the worker's events: "slice 120 of 300, 4 s left"; for what takes long besides, a few words.
+    """Say how far the worker is: "slice 120 of 300, 4 s left"; for other work that takes long, a few words.
 
-    Not `slices`: "step 120 of 328, 4 s left", where the worker counts other things, too.
+    Args:
+        event: of the worker.
+        _: translates.
+        slices: False says "step 120 of 328, 4 s left", where the worker counts other things, too.
     """
     if event["event"] == "stage":
         stages = {
@@ -41,9 +43,12 @@ def progress(event: Mapping[str, Any], _: Translate = str, *, slices: bool = Tru
 
 
 def outcome(facts: Mapping[str, Any], strength: float, _: Translate = str) -> str:
-    """The line after a run: what happened besides, then model, device, time and strength.
+    """Make the line after a run: notes, then model, device, time and strength.
 
-    `facts` is the worker's result of `denoise`.
+    Args:
+        facts: the worker's result of `denoise`.
+        strength: of the image on show.
+        _: translates.
     """
     notes = "".join(f"{note[:1].upper()}{note[1:].rstrip('.')}. " for note in facts["notes"])
     how = _("{model} {version} on {device}, {seconds} s, strength {percent}\N{NO-BREAK SPACE}%").format(
@@ -57,7 +62,7 @@ def outcome(facts: Mapping[str, Any], strength: float, _: Translate = str) -> st
 
 
 def reading(suggested: str, _: Translate = str) -> str:
-    """What a cluster is suggested to be, a text of `clustering.suggested_reading`."""
+    """Translate what a cluster is suggested to be, a text of `clustering.suggested_reading`."""
     names = {
         "air": _("air"),
         "lung": _("lung"),
@@ -78,7 +83,7 @@ def segment_name(cluster: Mapping[str, Any], _: Translate = str) -> str:
 
 
 def cluster_rows(clusters: Sequence[Mapping[str, Any]], _: Translate = str) -> list[tuple[str, ...]]:
-    """The worker's clusters as rows of text, the header first. Mean ± standard deviation, over each cluster."""
+    """Make rows of text of clusters, the header first. Mean ± standard deviation, over each cluster."""
     rows: list[tuple[str, ...]] = [(_("Suggested"), _("ml"), _("Before [HU]"), _("After [HU]"), _("Removed [HU]"))]
     for c in clusters:
         name = f"{c['label']} {reading(c['reading'], _)}"
@@ -88,7 +93,7 @@ def cluster_rows(clusters: Sequence[Mapping[str, Any]], _: Translate = str) -> l
 
 
 def separation(numbers: Mapping[str, float] | None, _: Translate = str) -> str:
-    """How well the clusters part, as a sentence; the text for one cluster only where there are no numbers."""
+    """Say how well the clusters part; without numbers, that there is one cluster only."""
     if numbers is None:
         return _("There is one cluster only.")
     text = _(
@@ -99,7 +104,7 @@ def separation(numbers: Mapping[str, float] | None, _: Translate = str) -> str:
 
 
 def scope_lines(scope: Scope, _: Translate = str) -> list[str]:
-    """What a model has seen in training, a line for each thing that is known; empty where nothing is."""
+    """Say what a model has seen in training, a line for each thing that is known; empty where nothing is."""
     lines = []
     if scope.slice_mm is not None:
         lines.append(_("slices of {mm} mm").format(mm=_range(scope.slice_mm, _)))
@@ -120,7 +125,7 @@ def _range(ends: tuple[float, float], _: Translate) -> str:
 
 
 def card_html(card: ModelCard, _: Translate = str) -> str:
-    """A model's card, for people: what it is for and its limits first."""
+    """Write a model's card for people: what it is for and its limits first."""
     seen = scope_lines(card.scope, _)
     rows = [
         (_("Version"), f"{card.version} ({card.date})"),
@@ -152,7 +157,7 @@ def _figure(value: Any) -> str:
 
 
 def installation_failure(text: str, _: Translate = str) -> str:
-    """Why packages could not be installed and what to do, from what the installer said."""
+    """Say why packages could not be installed and what to do, from what the installer said."""
     reasons = [
         (
             r"declined",

@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
 
 def _same_place(a: Any, b: Any) -> bool:
-    """Two geometries, alike to a thousandth of a mm: files round."""
+    """Compare two geometries to a thousandth of a mm: files round."""
     import numpy as np
 
     pairs = ((a.spacing_mm, b.spacing_mm), (a.origin_mm, b.origin_mm), (a.direction, b.direction))

@@ -14,7 +14,7 @@ def fact_lines(facts: Mapping[str, Any]) -> str:
 
 
 def _lines(value: Any) -> list[str]:
-    """A value on one line; texts in a list and items of an object each on its own."""
+    """Write a value on one line, or each of its texts or items on its own."""
     if isinstance(value, dict):
         return [f"{name}: {item}" for name, item in value.items()] or ["-"]
     if isinstance(value, list):

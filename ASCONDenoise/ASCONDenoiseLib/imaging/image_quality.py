@@ -104,7 +104,7 @@ def _patches(voxels_hu: np.ndarray, centres: np.ndarray, window_px: int) -> Iter
 
 
 def _polynomials(side: int, order: int) -> np.ndarray:
-    """Orthonormal basis (side**2, terms) of the polynomials in row and column up to a total order."""
+    """Return an orthonormal basis (side**2, terms) of the polynomials in row and column up to a total order."""
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     terms = [(y**i * x**j).ravel() for i in range(order + 1) for j in range(order + 1 - i)]
     basis: np.ndarray = np.linalg.qr(np.stack(terms, axis=1))[0]

@@ -45,11 +45,17 @@ FULL: Region = (slice(None),) * 3
 
 
 class Canvas:
-    """A patient's volume being painted: anatomical coordinates of every voxel, HU and labels so far."""
+    """A patient's volume being painted: anatomical coordinates of every voxel, HU and labels so far.
 
-    cavity: np.ndarray  # what `_trunk` leaves for the organs: the inside of the wall, what lies below the lungs,
+    Attributes:
+        cavity: field of the inside of the trunk's wall, once the trunk is painted.
+        dome: field of what lies above the diaphragm, likewise.
+        spine: field of the spine with the vessels before it, where no lung reaches, likewise.
+    """
+
+    cavity: np.ndarray
     dome: np.ndarray
-    spine: np.ndarray  # and the spine with the vessels before it, where no lung reaches
+    spine: np.ndarray
 
     def __init__(self, rng: Rng, shape: Sequence[int], spacing_mm: Sequence[float], level_mm: float):
         self.spacing_mm = checked_spacing(shape, spacing_mm)
@@ -85,7 +91,7 @@ class Canvas:
         self.mean_hu = {name: hu * rng.normal(1, 0.04) for name, hu in PHASES_HU[self.phase].items()}
 
     def box(self, low: Sequence[float], high: Sequence[float], margin: float) -> Region:
-        """The voxels of the box between two points (x, y, z), whose deformation is looked up in its middle."""
+        """Return the voxels of the box between two points (x, y, z), whose deformation is looked up in its middle."""
         low, high = [float(v) for v in low[::-1]], [float(v) for v in high[::-1]]
         at = []
         for a, b, first, step, n in zip(low, high, self.first, self.step, self.shape, strict=True):
@@ -101,8 +107,15 @@ class Canvas:
     def at(self, region: Region) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.x[region], self.y[region], self.z[region]
 
-    def ellipsoid(self, centre, radii, turn_deg: float = 0.0, lumps: float = 0.0, margin: float = 0.0) -> Shape:
-        """An ellipsoid turned about z, its surface displaced by `lumps` mm; `margin` widens the region."""
+    def ellipsoid(
+        self,
+        centre: ArrayLike,
+        radii: Sequence[float] | np.ndarray,
+        turn_deg: float = 0.0,
+        lumps: float = 0.0,
+        margin: float = 0.0,
+    ) -> Shape:
+        """Make an ellipsoid turned about z, its surface displaced by `lumps` mm; `margin` widens the region."""
         centre, reach = np.asarray(centre, float), np.array([max(radii[:2]), max(radii[:2]), radii[2]])
         region = self.box(centre - reach, centre + reach, 12 + margin)
         x, y, z = (g - m for g, m in zip(self.at(region), centre, strict=True))
@@ -113,7 +126,7 @@ class Canvas:
         return region, norm * (norm - 1) / slope + lumps * self.lumps[region]
 
     def tubes(self, segments: ArrayLike, radii: ArrayLike, flat: float = 1.0, far: float = 10.0) -> Shape:
-        """The union of round-ended cones: segments (N, 2, 3) of x, y, z, radii (N, 2); `flat` < 1 makes them tall.
+        """Unite round-ended cones: segments (N, 2, 3) of x, y, z, radii (N, 2); `flat` < 1 makes them tall.
 
         The field is known up to `far` mm from the surface.
         """
@@ -142,19 +155,19 @@ class Canvas:
         return region, f[region]
 
     def everywhere(self, shape: Shape, far: float = 60.0) -> np.ndarray:
-        """The shape's field over the whole volume, at most `far`: for unions and differences."""
+        """Return the shape's field over the whole volume, at most `far`: for unions and differences."""
         field = np.full(self.shape, far, np.float32)
         field[shape[0]] = np.minimum(shape[1], far)
         return field
 
-    def path(self, points, radii, flat: float = 1.0) -> Shape:
-        """One tube through points (N, 3) of x, y, z with a radius at each (or one for all)."""
+    def path(self, points: ArrayLike, radii: ArrayLike, flat: float = 1.0) -> Shape:
+        """Make one tube through points (N, 3) of x, y, z with a radius at each (or one for all)."""
         points = np.asarray(points, float)
         radii = np.broadcast_to(radii, len(points))
         return self.tubes(np.stack([points[:-1], points[1:]], 1), np.stack([radii[:-1], radii[1:]], 1), flat)
 
-    def paint(self, shape: Shape, hu, name: str, sd: float = 0.0, grain: int = 1) -> None:
-        """Mixes HU (a number, or an array over the region) in by coverage; `sd`: of the texture, HU."""
+    def paint(self, shape: Shape, hu: float | np.ndarray, name: str, sd: float = 0.0, grain: int = 1) -> None:
+        """Mix HU (a number, or an array over the region) in by coverage; `sd`: of the texture, HU."""
         region, f = shape
         if f.size == 0:
             return
@@ -170,8 +183,8 @@ class Canvas:
         return Phantom(blurred(self.hu, self.spacing_mm), self.labels, dict(LABELS), self.spacing_mm)
 
 
-def vessel_tree(rng: Rng, root, targets, tip_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """A vessel tree from `root` to every target (N, 3): segments (M, 2, 3), radii (M, 2); tapered by Murray's law."""
+def vessel_tree(rng: Rng, root: ArrayLike, targets: ArrayLike, tip_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Grow a vessel tree from `root` to every target (N, 3), by Murray's law: segments (M, 2, 3), radii (M, 2)."""
     segments, radii = [], []
     todo = [(np.asarray(root, float), np.asarray(targets, float))]
     while todo:
@@ -191,8 +204,8 @@ def vessel_tree(rng: Rng, root, targets, tip_mm: float) -> tuple[np.ndarray, np.
     return np.array(segments), np.array(radii)
 
 
-def points_within(rng: Rng, centre, radii, count: int) -> np.ndarray:
-    """Random points (N, 3) in an ellipsoid."""
+def points_within(rng: Rng, centre: ArrayLike, radii: ArrayLike, count: int) -> np.ndarray:
+    """Draw random points (N, 3) in an ellipsoid."""
     p = rng.normal(size=(count, 3))
     return centre + np.array(radii) * p / np.linalg.norm(p, axis=1)[:, None] * rng.random((count, 1)) ** (1 / 3)
 
@@ -202,7 +215,7 @@ def grown(shape: Shape, by_mm: float) -> Shape:
 
 
 def cut(shape: Shape, *fields: np.ndarray) -> Shape:
-    """Intersection with shapes known over the whole volume."""
+    """Intersect with shapes known over the whole volume."""
     region, f = shape
     for field in fields:
         f = np.maximum(f, field[region])
@@ -210,12 +223,12 @@ def cut(shape: Shape, *fields: np.ndarray) -> Shape:
 
 
 def melted(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
-    """Union of two shapes with a rounded seam."""
+    """Unite two shapes with a rounded seam."""
     h = np.clip(0.5 + 0.5 * (b - a) / width, 0, 1)
     return b + h * (a - b) - width * h * (1 - h)
 
 
-def superellipse(x, y, a: float, b: float, power: float = 2.4) -> np.ndarray:
-    """Radial distance to a superellipse with half axes a, b."""
+def superellipse(x: np.ndarray, y: np.ndarray, a: float, b: float, power: float = 2.4) -> np.ndarray:
+    """Return the radial distance to a superellipse with half axes a, b."""
     r = (np.abs(x / a) ** power + np.abs(y / b) ** power) ** (1 / power) + 1e-6
     return np.hypot(x, y) * (1 - 1 / r)

@@ -87,7 +87,7 @@ def _reference_variance(
     used: np.ndarray,
     device: str | torch.device,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_noise_variance`, of quantum noise at 1 photon per ray and of electronic noise likewise, simulated."""
+    """Simulate noise at 1 photon per ray, quantum and electronic, and measure both as `_noise_variance`."""
     half = replace(settings, views=max(1, settings.views // 2))  # twice the noise per view, the same in the image
     rows, columns = part.shape[1:]
     scanner = ct.scanner_for((rows, columns), spacing_mm[:2], half)

@@ -13,7 +13,17 @@ from ASCONDenoiseLib.physics.phantom_volume import Phantom, blurred, checked_spa
 
 @dataclass(frozen=True)
 class Insert:
-    """A rod in the cylinder, parallel to its axis. `texture_sd_hu` 0 means uniform; the mean over the rod is `hu`."""
+    """A rod in the cylinder, parallel to its axis.
+
+    Attributes:
+        name: of its label.
+        hu: mean over the rod.
+        distance_mm: from the axis.
+        angle_deg: from x towards y.
+        diameter_mm: of the rod.
+        texture_sd_hu: standard deviation of its texture; 0 means uniform.
+        correlation_mm: of the texture.
+    """
 
     name: str
     hu: float

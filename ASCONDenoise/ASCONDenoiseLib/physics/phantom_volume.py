@@ -20,7 +20,14 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Lesion:
-    """A sphere that differs from what surrounds it by `contrast_hu`; `centre_ijk` counts columns, rows, slices."""
+    """A sphere that differs from what surrounds it.
+
+    Attributes:
+        centre_ijk: columns, rows, slices.
+        diameter_mm: of the sphere.
+        contrast_hu: what it has more than its surroundings.
+        label: in the phantom; 0 before it is added.
+    """
 
     centre_ijk: tuple[float, float, float]
     diameter_mm: float
@@ -61,7 +68,7 @@ def blurred(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def coverage(f: np.ndarray, pixel: float) -> np.ndarray:
-    """The share of each voxel inside f < 0, to first order: f over its change across one voxel."""
+    """Return which fraction of each voxel lies inside f < 0, to first order: f over its change across one voxel."""
     width = np.zeros_like(f)
     for axis in range(f.ndim):
         if f.shape[axis] > 1:

@@ -82,7 +82,7 @@ ANATOMY = {"abdomen": abdomen, "chest": chest}
 
 
 def _trunk(c: Canvas, rng: Rng, ribs: Sequence[int], chest: bool) -> None:
-    """Couch, skin, fat, wall, back muscles, spine and ribs; leaves the cavity (and the dome below the lungs) on `c`."""
+    """Paint couch, skin, fat, wall, back muscles, spine and ribs; leave the fields of cavity and dome on `c`."""
     x, y, z = c.x, c.y, c.z
     ax, ay = c.axes[2][None, None, :], c.axes[1][None, :, None]
     bowl = np.abs(np.hypot(ax, ay - (c.back + 7 - 430)) - 430) - 1.2
@@ -125,14 +125,14 @@ def _trunk(c: Canvas, rng: Rng, ribs: Sequence[int], chest: bool) -> None:
             _rib(c, sign, 30.0 + 27 * i, reach=2.6 if chest else min(1.3 + 0.35 * i, 2.4))
 
 
-def _dome(x, y, z) -> np.ndarray:
-    """The diaphragm: flat-topped, lower behind than in front; below it belongs to the abdomen."""
+def _dome(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return the field of the diaphragm: flat-topped, lower behind than in front; below it belongs to the abdomen."""
     height = np.clip(z + 0.3 * y + 0.12 * x + 45, 0, None) / 110
     return superellipse(x, y + 8, 128, 88, 2.2) + 40 * height**2 - 4
 
 
 def _rib(c: Canvas, sign: int, top_mm: float, reach: float) -> None:
-    """From the spine backwards, round the wall and down; marrow inside. `reach`: its end, radians from the back."""
+    """Paint a rib with marrow, from the spine round the wall and down; `reach` is its end, radians from the back."""
     t = np.linspace(0.12, reach, 22)
     points = np.stack([sign * 132 * np.sin(t), 88 * np.cos(t) - 4 + 6 * np.exp(-t), top_mm - 50 * t + 5 * t**2], 1)
     points[0] = (sign * 20, 76, top_mm + 2)
@@ -142,7 +142,7 @@ def _rib(c: Canvas, sign: int, top_mm: float, reach: float) -> None:
 
 
 def _spine(c: Canvas, rng: Rng) -> None:
-    """Vertebrae every 33 mm: body with endplates, discs, arch, processes, canal with fat and the thecal sac."""
+    """Paint vertebrae every 33 mm: body with endplates, discs, arch, processes, canal with fat and the thecal sac."""
     region = c.box((-55, 38, -1e4), (55, 132, 1e4), 14)
     x, y, z = c.at(region)
     z = (z + rng.uniform(0, 33)) % 33 - 16.5  # 0 in the middle of a vertebra
@@ -173,8 +173,8 @@ def _spine(c: Canvas, rng: Rng) -> None:
     c.paint((region, bone + 2.0), marrow, "trabecular bone")
 
 
-def _lungs(c: Canvas, rng: Rng, roots, lung: np.ndarray) -> None:
-    """Air spaces with a gradient towards the back, fissures, and a bronchovascular tree from each root."""
+def _lungs(c: Canvas, rng: Rng, roots: Sequence[tuple[float, float, float]], lung: np.ndarray) -> None:
+    """Paint air spaces with a gradient towards the back, fissures, and a bronchovascular tree from each root."""
     fissure = 60 * np.clip(1 - np.abs(c.y * 0.7 + c.z * 0.7 + 4 * c.lumps + 12) / 1.2, 0, 1)
     density = rng.normal(-865, 15) + 0.35 * c.y + fissure + 14 * c.grains[2] + 8 * c.grains[1]
     c.paint((FULL, lung), density, "lung")
@@ -191,7 +191,7 @@ def _lungs(c: Canvas, rng: Rng, roots, lung: np.ndarray) -> None:
 
 
 def _gut(c: Canvas, rng: Rng) -> None:
-    """Mesenteric vessels, stomach, small bowel and colon, all inside the cavity and below the diaphragm."""
+    """Paint mesenteric vessels, stomach, small bowel and colon, all inside the cavity and below the diaphragm."""
     inside = np.maximum(c.cavity + 3, c.dome + 3)
     vessels = vessel_tree(rng, (4, 24, 0), points_within(rng, (10, -20, -35), (95, 55, 60), 160), 0.55)
     c.paint(cut(c.tubes(*vessels), inside), 0.7 * c.mean_hu["vein"], "vein")
@@ -219,7 +219,7 @@ def _gut(c: Canvas, rng: Rng) -> None:
 
 
 def _loop(c: Canvas, rng: Rng, shape: Shape, content: str, wall_mm: float, gas: float) -> None:
-    """A hollow organ in a rim of fat: wall, content with food texture, gas above a level that lies flat."""
+    """Paint a hollow organ in a rim of fat: wall, content with food texture, gas above a level that lies flat."""
     region, f = shape
     contrast = content == "gut fluid" and rng.random() < 0.15  # drunk contrast medium
     mean = 260 if contrast else rng.uniform(5, 30) if content == "gut fluid" else rng.uniform(0, 45)
@@ -276,7 +276,7 @@ def _solid_organs(c: Canvas, rng: Rng, lesions: int) -> list[Lesion]:
 
 
 def _kidney(c: Canvas, rng: Rng, centre: np.ndarray, sign: int, inside: np.ndarray) -> np.ndarray:
-    """Cortex with columns between the medullary pyramids, sinus fat, artery and vein; returns the outer field."""
+    """Paint a cortex with columns between the medullary pyramids, sinus fat, vessels; return the outer field."""
     size = rng.uniform(0.9, 1.1)
     kidney = c.ellipsoid(centre, np.array([24, 28, 52]) * size, sign * 30, 1.0, margin=20)
     region, f = kidney = cut(kidney, inside + 2)
@@ -297,7 +297,7 @@ def _kidney(c: Canvas, rng: Rng, centre: np.ndarray, sign: int, inside: np.ndarr
 
 
 def _liver(c: Canvas, rng: Rng, lesions: int, inside: np.ndarray, clear: np.ndarray) -> list[Lesion]:
-    """Two lobes, gallbladder, portal and hepatic veins that spare the planned lesions."""
+    """Paint two lobes, gallbladder, portal and hepatic veins that spare the planned lesions."""
     size = rng.uniform(0.92, 1.1)
     right = c.ellipsoid((-78, -2, 18), np.array([62, 78, 90]) * size, -8, 1.5, margin=30)
     left = c.ellipsoid((-8, -58, 44), np.array([72, 30, 46]) * size, 12, 1.5, margin=30)
@@ -327,7 +327,7 @@ def _liver(c: Canvas, rng: Rng, lesions: int, inside: np.ndarray, clear: np.ndar
 
 
 def _plan_lesions(c: Canvas, rng: Rng, count: int, liver: np.ndarray) -> tuple[list[Lesion], list[Sphere]]:
-    """Places in the liver, away from its surface and each other; also as (centre, radius) in anatomical mm."""
+    """Choose places in the liver, away from its surface and each other; also as (centre, radius) in anatomical mm."""
     planned: list[Lesion] = []
     spheres: list[Sphere] = []
     rng = np.random.default_rng(rng.integers(2**32))  # the patient is the same with any number of lesions
@@ -348,7 +348,7 @@ def _plan_lesions(c: Canvas, rng: Rng, count: int, liver: np.ndarray) -> tuple[l
 
 
 def _thorax(c: Canvas, rng: Rng) -> None:
-    """Lungs, mediastinum with heart, great vessels, airways, oesophagus; sternum and shoulder blades."""
+    """Paint lungs, mediastinum with heart, great vessels, airways, oesophagus; sternum and shoulder blades."""
     x, y, z = c.x, c.y, c.z
     heart_at, size = np.array([24, -32, -42]) + rng.normal(0, 4, 3), rng.uniform(0.9, 1.12)
     heart = c.ellipsoid(heart_at, np.array([62, 50, 58]) * size, 30, 1.0, margin=30)
@@ -395,7 +395,7 @@ def _thorax(c: Canvas, rng: Rng) -> None:
 
 
 def _heart(c: Canvas, rng: Rng, heart: Shape, centre: np.ndarray, size: float) -> None:
-    """Pericardial fat, muscle and four chambers; the left ventricle's wall is thick."""
+    """Paint pericardial fat, muscle and four chambers; the left ventricle's wall is thick."""
     region = heart[0]
     c.paint(grown(heart, 1.5), -98, "fat", 8)
     c.tissue((region, heart[1] + 2 + 2.5 * np.clip(c.lumps[region], -0.8, 2)), "heart muscle", 4)

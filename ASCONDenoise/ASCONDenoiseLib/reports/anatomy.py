@@ -1,4 +1,4 @@
-"""The anatomy that networks found, as files: label maps, tables, scatter plots, a page like the paper's Fig. 3."""
+"""The anatomy in networks' features, as files: label maps, tables, scatter plots, a page like the paper's Fig. 3."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Any) -> None:
 
 
 def _case(folder: Path, volume: Volume, one: ModelAnatomy, shown: int) -> Case:
-    """A model's part of the page."""
+    """Make a model's part of the page."""
     before, after, labels = volume.voxels[shown], one.denoised_hu[shown], one.anatomy.labels[shown]
     panels = [
         Panel("Input", before),
