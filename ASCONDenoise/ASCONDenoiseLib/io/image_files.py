@@ -1,11 +1,8 @@
-"""Volumes in image files, NRRD, NIfTI and MetaImage, read and written by SimpleITK."""
+"""Volumes in image files: NRRD and MetaImage through SimpleITK, NIfTI through `nifti`."""
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
-import zlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,24 +10,32 @@ import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.atomic import atomic_file, check_parent, file_suffix
+from ASCONDenoiseLib.io.nifti import check_nifti, no_volume, not_finite, read_nifti, unreadable, write_nifti
 from ASCONDenoiseLib.io.silence import silence_stderr
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-IMAGE_SUFFIXES = {
-    ".nrrd": "NrrdImageIO",
-    ".nhdr": "NrrdImageIO",
-    ".nii": "NiftiImageIO",
-    ".nii.gz": "NiftiImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-}
-"""What `read_image` reads, and SimpleITK's name for what reads it."""
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+IMAGE_SUFFIXES = (".nrrd", ".nhdr", *NIFTI_SUFFIXES, ".mha", ".mhd")
+"""What `read_image` reads."""
 
-WRITABLE_SUFFIXES = (".nrrd", ".nii", ".nii.gz", ".mha")
+WRITABLE_SUFFIXES = (".nrrd", *NIFTI_SUFFIXES, ".mha")
 """Single-file formats: one rename puts the finished file in its place."""
+
+_READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+_WRITABLE_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
+
+_UNIT = re.compile(rb"^(?:space units: *|DistanceUnits *= *)(.*?)\r?$", re.MULTILINE | re.IGNORECASE)
+_MM = {
+    "": 1.0, "?": 1.0, "none": 1.0, "mm": 1.0, "millimeter": 1.0, "millimetre": 1.0,
+    "um": 1e-3, "\u00b5m": 1e-3, "\u03bcm": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3,
+    "micrometre": 1e-3, "nm": 1e-6, "cm": 10.0, "centimeter": 10.0, "centimetre": 10.0,
+    "m": 1e3, "meter": 1e3, "metre": 1e3,
+}  # fmt: skip
+"""Units that NRRD and MetaImage headers name, in mm."""
+_LONGEST_HEADER = 1 << 20
 
 
 def read_image(path: Path) -> Volume:
@@ -39,52 +44,74 @@ def read_image(path: Path) -> Volume:
     Raises:
         InputError: truncated, unreadable, not a 3-D scalar image, or not finite.
     """
+    if file_suffix(path) in NIFTI_SUFFIXES:
+        return read_nifti(path)
     import SimpleITK as sitk
 
-    suffix = file_suffix(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO(IMAGE_SUFFIXES[suffix])
+    reader.SetImageIO(_READERS[file_suffix(path)])
     try:
-        if suffix.startswith(".nii"):
-            _check_nifti_is_complete(path)  # ITK fills what is missing with zeros
         with silence_stderr():
             reader.ReadImageInformation()
-    except (RuntimeError, OSError, EOFError, zlib.error, struct.error) as error:
-        raise _unreadable(path) from error
+    except RuntimeError as error:
+        raise unreadable(path) from error
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) not in (2, 3) or components != 1:
-        raise InputError(
-            f"{path} holds {len(size)}-D data of {' x '.join(map(str, size))} with {components} value(s) per voxel, "
-            "not one 3-D CT volume: export the volume alone."
-        )
+        raise no_volume(path, size, components)
+    mm = _unit_mm(path)
     try:
         with silence_stderr():
             image = reader.Execute()
     except RuntimeError as error:
-        raise _unreadable(path) from error
+        raise unreadable(path) from error
     if len(size) == 2:
         image = sitk.JoinSeries(image)  # one slice
     voxels = sitk.GetArrayFromImage(image)
     if not (np.isfinite(voxels.min()) and np.isfinite(voxels.max())):  # NaN spreads to both
-        raise InputError(f"{path} holds values that are not finite (NaN or infinity): replace them, by -1024 HU say.")
-    return Volume(voxels, Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection()))
+        raise not_finite(path)
+    spacing_mm, origin_mm = (
+        tuple(value * mm for value in values) for values in (image.GetSpacing(), image.GetOrigin())
+    )
+    geometry = Geometry(spacing_mm, origin_mm, image.GetDirection())
+    if not np.isfinite([*spacing_mm, *origin_mm, *geometry.direction]).all():
+        raise InputError(f"{path} has a geometry that is not finite (spacing, origin, direction): export it again.")
+    return Volume(voxels, geometry)
+
+
+def _unit_mm(path: Path) -> float:
+    """The unit of length in an NRRD or MetaImage header, which ITK takes for mm whatever it is."""
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    found = _UNIT.search(re.split(rb"\r?\n\r?\n|ElementDataFile", start, maxsplit=1)[0])
+    if not found:
+        return 1.0
+    text = found.group(1).decode("utf-8", "replace")
+    units = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', text) or [text]}
+    known = {_MM.get(unit) for unit in units}
+    if len(known) > 1 or None in known:
+        raise InputError(f"{path} is measured in {text.strip()}, which is not known here: save it again in mm.")
+    (mm,) = known
+    assert mm is not None
+    return mm
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
     """Write voxels and geometry, compressed where the format can, in the format that the suffix names.
 
     The file appears complete or not at all. The dtype and every value survive in all formats. MetaImage keeps the
-    geometry to the last bit and NRRD to rounding (1e-15); NIfTI stores it as float32 (1e-7 of each number).
+    geometry to the last bit and NRRD to rounding (1e-15); NIfTI stores it as float32 (1e-7 of each number), and keeps
+    what was read from NIfTI to the last bit.
 
     Raises:
-        InputError: unknown suffix, missing folder, or a dtype or shape that the formats lack.
+        InputError: unknown suffix, missing folder, or a dtype, shape or geometry that the format lacks.
         WriteError: the disk is full or the folder is protected; nothing is left behind.
     """
     path = Path(path)
     if file_suffix(path) not in WRITABLE_SUFFIXES:
         raise InputError(f"{path.name} has no suffix that can be written: use one of {', '.join(WRITABLE_SUFFIXES)}.")
     check_place(path)
+    check_writable(volume, path)
     with atomic_file(path) as partial:
         write_image(volume, partial)
 
@@ -96,19 +123,34 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path} is a folder: choose another file name.")
 
 
+def check_writable(volume: Volume, path: Path) -> None:
+    """Raise InputError where the format that the suffix of `path` names cannot hold a volume as it is."""
+    voxels = volume.voxels
+    if voxels.ndim != 3 or voxels.size == 0:
+        raise InputError(f"Voxels of shape {voxels.shape} are no volume: (slices, rows, columns) are needed.")
+    if voxels.dtype.str[1:] not in _WRITABLE_TYPES:
+        raise InputError(f"Voxels of type {voxels.dtype} cannot be written: use int16 or float32.")
+    if file_suffix(path) in NIFTI_SUFFIXES:
+        check_nifti(volume, path.name)
+
+
 def write_image(volume: Volume, path: Path) -> None:
     """Write to `path` directly, which `atomic_file` gave.
 
     Raises:
-        InputError: a dtype or shape that the formats lack.
+        InputError: a dtype, shape or geometry that the format lacks.
         OSError: the disk is full or the folder is protected.
     """
+    check_writable(volume, path)
+    if file_suffix(path) in NIFTI_SUFFIXES:
+        write_nifti(volume, path)
+        return
     import SimpleITK as sitk
 
     image = _to_image(volume)
     try:
         with silence_stderr():
-            sitk.WriteImage(image, str(path), useCompression=True, imageIO=IMAGE_SUFFIXES[file_suffix(path)])
+            sitk.WriteImage(image, str(path), useCompression=True, imageIO=_READERS[file_suffix(path)])
     except RuntimeError as error:
         raise OSError(error) from error
 
@@ -116,36 +158,8 @@ def write_image(volume: Volume, path: Path) -> None:
 def _to_image(volume: Volume) -> sitk.Image:
     import SimpleITK as sitk
 
-    voxels = volume.voxels
-    if voxels.ndim != 3 or voxels.size == 0:
-        raise InputError(f"Voxels of shape {voxels.shape} are no volume: (slices, rows, columns) are needed.")
-    try:
-        image = sitk.GetImageFromArray(voxels.astype(voxels.dtype.newbyteorder("="), copy=False))
-    except (TypeError, KeyError) as error:
-        raise InputError(f"Voxels of type {voxels.dtype} cannot be written: use int16 or float32.") from error
+    image = sitk.GetImageFromArray(volume.voxels.astype(volume.voxels.dtype.newbyteorder("="), copy=False))
     image.SetSpacing(volume.geometry.spacing_mm)
     image.SetOrigin(volume.geometry.origin_mm)
     image.SetDirection(volume.geometry.direction)
     return image
-
-
-def _check_nifti_is_complete(path: Path) -> None:
-    """Raise EOFError where fewer bytes follow the NIfTI-1 header than it announces (SimpleITK reads no NIfTI-2)."""
-    with gzip.open(path) if file_suffix(path) == ".nii.gz" else path.open("rb") as file:
-        header = file.read(348)
-        order = "<" if header[:4] == struct.pack("<i", 348) else ">"
-        dims, (bits,) = struct.unpack_from(order + "8h", header, 40), struct.unpack_from(order + "h", header, 72)
-        (offset,) = struct.unpack_from(order + "f", header, 108)
-        needed = offset + bits // 8 * math.prod(dims[1 : 1 + dims[0]])
-        there = len(header)
-        while chunk := file.read(1 << 22):
-            there += len(chunk)
-    if there < needed:
-        raise EOFError(f"{there} of {needed:.0f} bytes")
-
-
-def _unreadable(path: Path) -> InputError:
-    return InputError(
-        f"{path} cannot be read as {file_suffix(path)}: it is truncated, damaged, protected or in another format. "
-        "Copy it again from its source."
-    )

@@ -43,6 +43,19 @@ class DicomSeries:
 
 
 @dataclass(frozen=True)
+class NiftiForms:
+    """What a NIfTI file says of where its voxels lie, twice over, so that it can be written again bit for bit.
+
+    Attributes:
+        geometry: what was read from it.
+        fields: header field (qform_code, srow_x, pixdim, ...) -> its numbers.
+    """
+
+    geometry: Geometry
+    fields: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
 class Volume:
     """Voxels with their geometry and what is known of them.
 
@@ -55,6 +68,7 @@ class Volume:
             body_part, series_description, manufacturer_model.
         notes: what reading had to accept or leave out, one sentence each: a geometry that was rounded, files of a
             folder that were set aside. Whoever shows a result shows them, and a record keeps them.
+        nifti: set when read from NIfTI.
     """
 
     voxels: np.ndarray
@@ -63,6 +77,7 @@ class Volume:
     source: DicomSeries | None = None
     description: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    nifti: NiftiForms | None = None
 
 
 def like(volume: Volume, voxels: np.ndarray) -> Volume:
@@ -70,3 +85,12 @@ def like(volume: Volume, voxels: np.ndarray) -> Volume:
     if voxels.shape != volume.voxels.shape:
         raise ValueError(f"Voxels of shape {voxels.shape} do not fit a volume of shape {volume.voxels.shape}.")
     return replace(volume, voxels=voxels)
+
+
+def whole_or_float32(hu: np.ndarray) -> np.ndarray:
+    """HU in float64 -> int16 where all are integers that fit, else float32."""
+    whole: np.ndarray = np.rint(hu)
+    limits = np.iinfo(np.int16)
+    if np.abs(hu - whole).max() < 1e-6 and limits.min <= whole.min() and whole.max() <= limits.max:
+        return whole.astype(np.int16)
+    return hu.astype(np.float32)
