@@ -47,12 +47,10 @@ def lesions(ndct_hu: np.ndarray, spacing_mm: tuple[float, ...], most: float, ran
         roundness, angle = random.uniform(0.5, 1.0), random.uniform(0.0, math.pi)
         if ndct_hu[row, column] > LEAST_HU:
             reach = math.ceil(radius_px + 3 * blur_px)
-            rows, columns = (
-                np.arange(max(0, middle - reach), min(middle + reach + 1, length))
-                for middle, length in zip((row, column), added.shape, strict=True)
-            )
-            shape = _ellipse(rows[:, None] - row, columns - column, radius_px, roundness, angle, blur_px)
-            added[np.ix_(rows, columns)] += np.float32(contrast_hu) * shape
+            rows = np.arange(max(0, row - reach), min(row + reach + 1, added.shape[0]))[:, None]
+            columns = np.arange(max(0, column - reach), min(column + reach + 1, added.shape[1]))
+            shape = _ellipse(rows - row, columns - column, radius_px, roundness, angle, blur_px)
+            added[rows, columns] += np.float32(contrast_hu) * shape
     return added
 
 
