@@ -49,7 +49,7 @@ def test_numbers_with_a_reference():
         ("Noise removed [%]", "", "60", ""),
         ("Noise frequency [1/mm]", "0.28", "", ""),
         ("PSNR [dB]", "29.26 ± 0.50", "inf", ""),
-        ("SSIM x 100", "85.49 ± 1.00", "100.00", ""),
+        ("SSIM x100", "85.49 ± 1.00", "100.00", ""),
         ("RMSE [HU]", "103.20 ± 2.00", "0.00", ""),
         ("HU shift from NDCT: fat", "", "+1.3", ""),
         ("HU shift from NDCT: bone", "", "0.0", ""),

@@ -10,6 +10,8 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from ASCONDenoiseLib.imaging import number_tables
+
 
 def text_table(
     scene: slicer.vtkMRMLScene,
@@ -69,65 +71,20 @@ def _fill(node: slicer.vtkMRMLTableNode, table: vtk.vtkTable) -> None:
 
 
 def number_rows(measured: Mapping[str, Any], _: Callable[[str], str] = str) -> list[tuple[str, ...]]:
-    """What `steps.measure` returns as rows of text, the header first, which says the strength that was measured.
+    """What `operations.measure` returns as rows of text, the header first, which says the strength that was measured.
 
     Args:
+        measured: quality, metrics and strength.
         _: translates; the numbers are not translated.
     """
-    quality, metrics = measured["quality"], {numbers["name"]: numbers for numbers in measured["metrics"]}
+    quality = measured["quality"]
     denoised = _("Denoised, {percent} %").format(percent=f"{100 * measured['strength']:.0f}")
-    rows: list[tuple[str, ...]] = [(_("Measure"), "LDCT", denoised, "NDCT")]
-
-    def add(title: str, *values: str) -> None:
-        if any(values):
-            rows.append((title, *values, *[""] * (3 - len(values))))
-
-    noise = [quality[f"noise_{which}"] for which in ("before", "after", "reference")]
-    add(_("Noise in soft tissue, SD [HU]"), *(_number(value and value["sd_hu"], 1) for value in noise))
-    add(_("Noise removed [%]"), "", _number(quality["noise_reduction_percent"], 0))
-    frequencies = quality["nps_mean_before"], quality["nps_mean_after"]
-    add(_("Noise frequency [1/mm]"), *(_number(value, 2) for value in frequencies))
-    for title, metric, factor, digits in (
-        (_("PSNR [dB]"), "psnr_db", 1, 2),
-        (_("SSIM x 100"), "ssim", 100, 2),
-        (_("RMSE [HU]"), "rmse_hu", 1, 2),
-    ):
-        cells = (_mean_sd(metrics.get(name), metric, factor, digits) for name in ("LDCT", "denoised"))
-        add(title, *cells)
-    against = _("HU shift from NDCT") if quality["has_reference"] else _("HU shift from LDCT")
-    tissues = {
-        "air": _("air"),
-        "lung": _("lung"),
-        "fat": _("fat"),
-        "soft tissue": _("soft tissue"),
-        "contrast": _("contrast medium"),
-        "bone": _("bone"),
-    }
-    for shift in quality["hu_shift"]:
-        name = tissues.get(shift["tissue"], shift["tissue"])
-        add(f"{against}: {name}", "", _number(shift["shift_hu"], 1, sign=True))
-    if not quality["has_reference"]:
-        rows = [row[:3] for row in rows]
-    return rows
+    rows = number_tables.quality_rows(quality, denoised, measured["metrics"], _=_)
+    (_first, _before, shift_from, *_rest), *shifts = number_tables.shift_rows(quality, 1, _=_)
+    empty = [""] * (len(rows[0]) - 3)
+    return rows + [(f"{shift_from}: {tissue}", "", shift, *empty) for tissue, _before, shift, *_rest in shifts]
 
 
 def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
     """Rows for the clipboard: spreadsheets put each cell where it belongs."""
     return "\n".join("\t".join(row) for row in rows) + "\n"
-
-
-def _number(value: float | None, digits: int, *, sign: bool = False) -> str:
-    if value is None:
-        return ""
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    return text.replace("-", "").replace("+", "") if float(text) == 0 else text
-
-
-def _mean_sd(numbers: Mapping[str, Any] | None, metric: str, factor: float, digits: int) -> str:
-    if numbers is None:
-        return ""
-    mean, sd = numbers["mean"][metric], numbers["sd"][metric]
-    if mean is None:
-        return "inf" if metric == "psnr_db" else ""
-    text = f"{mean * factor:.{digits}f}"
-    return text if sd is None else f"{text} ± {sd * factor:.{digits}f}"
