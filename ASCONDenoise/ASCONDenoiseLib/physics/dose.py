@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +20,14 @@ from ASCONDenoiseLib.imaging import hounsfield
 from ASCONDenoiseLib.physics import scanner as ct
 from ASCONDenoiseLib.physics.calibration import CalibrationError, calibrate
 from ASCONDenoiseLib.physics.scanner import SLICES_AT_ONCE
-from ASCONDenoiseLib.physics.settings import ASSUMED_PHOTONS, QUARTER_DOSE, STANDARD_KERNEL, DoseSettings, Kernel
+from ASCONDenoiseLib.physics.settings import (
+    ASSUMED_PHOTONS,
+    KERNELS,
+    QUARTER_DOSE,
+    STANDARD_KERNEL,
+    DoseSettings,
+    Kernel,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ def simulate(
     *,
     device: str | torch.device = "cpu",
     padding_hu: float | None = None,
+    assume_photons: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Simulation:
     """Simulate the same scan at `settings.dose` of its dose.
@@ -61,40 +68,30 @@ def simulate(
         settings: the low-dose scan.
         device: where torch computes.
         padding_hu: a value that is padding besides what `hounsfield.padding_mask` takes for it.
+        assume_photons: take ASSUMED_PHOTONS, with a note, where the scan's own noise cannot be measured.
         progress: called with (slices done, slices in all).
 
     Raises:
         InputError: the settings do not fit the image.
-        CalibrationError: the scan has no flat soft tissue to measure its noise in and `photons` is not given.
+        CalibrationError: the scan has no flat soft tissue to measure its noise in, `photons` is not given and not to be
+            assumed.
     """
-    photons, kernel = calibrate(voxels_hu, spacing_mm, settings, device=device)
+    notes: tuple[str, ...] = ()
+    try:
+        photons, kernel = calibrate(voxels_hu, spacing_mm, settings, device=device)
+    except CalibrationError:
+        if not assume_photons:
+            raise
+        photons, kernel = np.full(len(voxels_hu), ASSUMED_PHOTONS), KERNELS[STANDARD_KERNEL]
+        notes = (
+            "The scan has no flat soft tissue to measure its noise in. The low dose is simulated from "
+            f"{ASSUMED_PHOTONS:,.0f} photons per ray, not from this scan's own dose.",
+        )
     d = settings.dose
     out = _insert(
         voxels_hu, spacing_mm, settings, photons, kernel, 1 / d - 1, 1 / d**2 - 1, device, padding_hu, progress
     )
-    return Simulation(out, photons, kernel)
-
-
-def simulate_any_scan(
-    voxels_hu: np.ndarray,
-    spacing_mm: tuple[float, float, float],
-    settings: DoseSettings,
-    *,
-    device: str | torch.device = "cpu",
-    padding_hu: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Simulation:
-    """Do the same as `simulate`, with ASSUMED_PHOTONS and a note where the scan's own noise cannot be measured."""
-    more: Any = {"device": device, "padding_hu": padding_hu, "progress": progress}
-    try:
-        return simulate(voxels_hu, spacing_mm, settings, **more)
-    except CalibrationError:
-        assumed = replace(settings, photons=ASSUMED_PHOTONS, kernel=STANDARD_KERNEL)
-    note = (
-        "The scan has no flat soft tissue to measure its noise in. The low dose is simulated from "
-        f"{ASSUMED_PHOTONS:,.0f} photons per ray, not from this scan's own dose."
-    )
-    return replace(simulate(voxels_hu, spacing_mm, assumed, **more), notes=(note,))
+    return Simulation(out, photons, kernel, notes)
 
 
 def noise_factor(dose: float, wanted: float) -> float:

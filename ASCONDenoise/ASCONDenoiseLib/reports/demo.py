@@ -175,13 +175,18 @@ def _outcome(scan: Scan, network: Any, card: ModelCard, dose: float, device: str
 
 def _low_dose(scan: Scan, dose: float, step: Progress) -> tuple[np.ndarray, dict[str, Any], tuple[str, ...]]:
     """Return the scan at a fraction of its dose, the facts of the simulation, and notes for the reader."""
-    from ASCONDenoiseLib.physics.dose import simulate_any_scan
+    from ASCONDenoiseLib.physics.dose import simulate
 
     settings = DoseSettings(dose=dose, seed=1, **scan.settings)
     volume = scan.ndct
     counted = _once_per_slice(step)
-    simulation = simulate_any_scan(
-        volume.voxels, volume.geometry.spacing_mm, settings, padding_hu=volume.padding_hu, progress=counted
+    simulation = simulate(
+        volume.voxels,
+        volume.geometry.spacing_mm,
+        settings,
+        padding_hu=volume.padding_hu,
+        assume_photons=True,
+        progress=counted,
     )
     facts = {
         "dose": dose,

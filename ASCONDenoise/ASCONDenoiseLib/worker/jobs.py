@@ -257,13 +257,14 @@ def simulate(job: Job, request: SimulateRequest, _: WarmModel) -> Facts:
     import torch
 
     from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory
-    from ASCONDenoiseLib.physics.dose import simulate_any_scan
+    from ASCONDenoiseLib.physics import dose
 
     settings = DoseSettings(request.dose, photons=request.photons, kernel=request.kernel, seed=SIMULATION_SEED)
+    options: dict[str, Any] = {"assume_photons": True, "progress": job.progress}
     device, notes = _started(job, in_64_bits=True), []
     with job.timed("work"):
         try:
-            simulation = simulate_any_scan(voxels, request.spacing_mm, settings, device=device, progress=job.progress)
+            simulation = dose.simulate(voxels, request.spacing_mm, settings, device=device, **options)
         except RuntimeError as error:
             if device.type == "cpu" or not is_out_of_memory(error):
                 raise
@@ -271,7 +272,7 @@ def simulate(job: Job, request: SimulateRequest, _: WarmModel) -> Facts:
         if simulation is None:  # now the error no longer holds the GPU's tensors
             notes.append(f"out of memory on {device_title(device)}: the CPU was used")
             device = torch.device("cpu")
-            simulation = simulate_any_scan(voxels, request.spacing_mm, settings, device=device, progress=job.progress)
+            simulation = dose.simulate(voxels, request.spacing_mm, settings, device=device, **options)
         job.new_output(request.output, voxels.shape, voxels.dtype)[...] = simulation.voxels
     free_reserved_memory()
     return {
