@@ -37,7 +37,8 @@ def lesions(ndct_hu: np.ndarray, spacing_mm: tuple[float, ...], most: float, ran
     Returns:
         HU to add to both images of the pair, float32 like `ndct_hu`.
     """
-    added = np.zeros(ndct_hu.shape, np.float32)
+    height, width = ndct_hu.shape
+    added = np.zeros((height, width), np.float32)
     pixel_mm = math.sqrt(spacing_mm[0] * spacing_mm[1])
     for _ in range(round(random.uniform(0, most) * ndct_hu.size / LESION_AREA)):
         row, column = (int(random.integers(side)) for side in ndct_hu.shape)
@@ -47,8 +48,8 @@ def lesions(ndct_hu: np.ndarray, spacing_mm: tuple[float, ...], most: float, ran
         roundness, angle = random.uniform(0.5, 1.0), random.uniform(0.0, math.pi)
         if ndct_hu[row, column] > LEAST_HU:
             reach = math.ceil(radius_px + 3 * blur_px)
-            rows = np.arange(max(0, row - reach), min(row + reach + 1, added.shape[0]))[:, None]
-            columns = np.arange(max(0, column - reach), min(column + reach + 1, added.shape[1]))
+            rows = np.arange(max(0, row - reach), min(row + reach + 1, height))[:, None]
+            columns = np.arange(max(0, column - reach), min(column + reach + 1, width))
             shape = _ellipse(rows - row, columns - column, radius_px, roundness, angle, blur_px)
             added[rows, columns] += np.float32(contrast_hu) * shape
     return added
