@@ -16,6 +16,12 @@ from slicer.i18n import tr as _
 Listener = Callable[[dict], None]
 """Gets each event of a job: a dictionary whose "event" says what it is."""
 
+KILL_AFTER_MS = 2000
+"""A worker ends within a second when its input closes; one that hangs is killed after this time."""
+
+_ending: dict[int, tuple[Any, Any]] = {}
+"""Processes that were told to end, each with the timer that kills it; kept until they have ended."""
+
 
 class WorkerClient:
     """Sends jobs to a worker process and passes its answers on. The first job starts the process.
@@ -52,15 +58,11 @@ class WorkerClient:
             self._send(command="cancel", job=job)
 
     def stop(self, reason: str) -> None:
-        """Ends the process by closing its input, and kills it where that is not enough. Jobs under way fail."""
+        """Tells the process to end, and waits for nothing. Jobs under way fail."""
         process, self.process = self.process, None
         self._fail(reason)
         if process is not None:
-            process.closeWriteChannel()
-            if not process.waitForFinished(100):
-                process.kill()  # ends only PythonSlicer's launcher; the Python below it ends when its input closes
-                process.waitForFinished(100)
-            process.deleteLater()
+            _letEnd(process)
 
     def _start(self) -> None:
         environment = qt.QProcessEnvironment.systemEnvironment()
@@ -123,6 +125,28 @@ class WorkerClient:
         pending, self._pending = self._pending, {}
         for listener, _message in pending.values():
             qt.QTimer.singleShot(0, lambda listener=listener: listener({"event": "error", "message": message}))
+
+
+def _letEnd(process: qt.QProcess) -> None:
+    """Closes the input of a process, and kills it where that does not end it soon.
+
+    Killing ends only PythonSlicer's launcher; the Python below it ends when its input closes.
+    """
+    timer = qt.QTimer()
+    _ending[id(process)] = process, timer
+
+    def onEnd() -> None:
+        if process.state() == qt.QProcess.NotRunning and _ending.pop(id(process), None) is not None:
+            timer.stop()
+            process.deleteLater()
+
+    process.finished.connect(onEnd)
+    process.errorOccurred.connect(onEnd)  # where it cannot be started, that alone is said
+    timer.setSingleShot(True)
+    timer.timeout.connect(lambda: process.kill())
+    timer.start(KILL_AFTER_MS)
+    process.closeWriteChannel()
+    onEnd()  # it may have ended already
 
 
 def _event(line: bytes) -> dict | None:
