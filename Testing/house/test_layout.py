@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "ASCONDenoiseLib": {
         "errors": "",
         "checked_json": "",
+        "requirements": "",
         "imaging": "errors",
         "physics": "errors imaging",
         "io": "errors imaging",
@@ -30,8 +31,8 @@ MAY_IMPORT = {
         "worker": "errors checked_json imaging physics io models",
         "reports": "errors imaging physics io models messages",
         "scene": "errors imaging io models messages",
-        "panel": "errors imaging models messages scene",
-        "commands": "errors imaging physics io models messages reports",
+        "panel": "errors requirements imaging models messages scene",
+        "commands": "errors requirements imaging physics io models messages reports",
         "__main__": "commands",
     },
     "ASCONTrainingLib": {

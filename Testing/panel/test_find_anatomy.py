@@ -141,7 +141,7 @@ class FindTest(AnatomyTestCase):
         self.assertLess(longestHold(self.find), 0.2)
 
     def test_packages_are_asked_for_at_the_click(self):
-        installation = sys.modules["ASCONDenoiseLib.panel.installation"]
+        requirements = sys.modules["ASCONDenoiseLib.requirements"]
         asked = []
 
         def check(wanted):
@@ -151,7 +151,7 @@ class FindTest(AnatomyTestCase):
         ensured = mock.patch.object(slicer.packaging, "pip_ensure", lambda wanted, requester: asked.extend(wanted))
         with missing, ensured:
             self.click()
-        self.assertEqual(asked, [*installation.PACKAGES, *installation.ANATOMY_PACKAGES])
+        self.assertEqual(asked, [*requirements.PANEL, *requirements.ANATOMY])
         self.assertIn("scikit-learn", self.ui.anatomyStatusLabel.text)
         self.assertFalse(self.logic.tasks.busy())
 

@@ -46,7 +46,7 @@ class FirstUseTest(PanelTestCase):
     def test_without_the_pytorch_extension(self):
         with mock.patch.dict(sys.modules, PyTorchUtils=None):
             self.assertIn("Install the extension PyTorch", self.clickAndRead())
-        self.assertEqual(self.asked, [(self.installation.PACKAGES, "ASCON Denoise")])
+        self.assertEqual(self.asked, [(list(self.installation.PANEL), "ASCON Denoise")])
 
     def test_declined(self):
         def declined(*_arguments, **_more):

@@ -14,22 +14,20 @@ from slicer.i18n import tr as _
 
 from ASCONDenoiseLib.errors import Failure
 from ASCONDenoiseLib.messages import installation_failure
-
-PACKAGES = ["safetensors>=0.4.3", "scikit-image>=0.22"]
-"""What the worker needs besides torch and what comes with Slicer (numpy, scipy, pydicom)."""
-
-ANATOMY_PACKAGES = ["scikit-learn>=1.3", "threadpoolctl>=3.1"]
-"""What the section Anatomy needs besides."""
-
-TORCH = ">=2.2"
+from ASCONDenoiseLib.requirements import PANEL, TORCH
 
 
 def torchInstalled() -> bool:
     """Whether torch is there, by the packages' metadata: Slicer's own process does not import it."""
-    return _installed(f"torch{TORCH}")
+    return _installed(TORCH)
 
 
-def _installed(requirements: str | list[str]) -> bool:
+def missing(packages: Sequence[str]) -> list[str]:
+    """Which of these requirements are not met."""
+    return [package for package in packages if not _installed(package)]
+
+
+def _installed(requirements: str) -> bool:
     """As pip_check, which raises TypeError and others where a package was removed halfway and has no version."""
     try:
         return slicer.packaging.pip_check(requirements)
@@ -37,46 +35,54 @@ def _installed(requirements: str | list[str]) -> bool:
         return False
 
 
-def ensurePackages(more: Sequence[str] = ()) -> bool:
-    """Asks to install what is missing of PACKAGES, `more` and torch; returns whether something was installed.
+def ensurePackages(more: Sequence[str] = (), *, ask: bool = True) -> bool:
+    """Installs what is missing of PANEL, `more` and torch; returns whether something was installed.
 
-    As Slicer's own pip_ensure, it installs nothing in testing mode. Raises Failure where something stays missing.
+    As Slicer's own pip_ensure, it installs nothing in testing mode.
+
+    Args:
+        more: requirements besides.
+        ask: whether the user is asked before; else there are no windows at all.
+
+    Raises:
+        Failure: something stays missing.
     """
-    packages = [*PACKAGES, *more]
-    if torchInstalled() and _installed(packages):
+    packages = list(dict.fromkeys([*PANEL, *more]))
+    if not missing([*packages, TORCH]):
         return False
+    windows = {} if ask else dict.fromkeys(("prompt_install", "prompt_restart", "show_progress"), False)
     printed = io.StringIO()  # pip's words go to the console only
     try:
         with contextlib.redirect_stdout(_Tee(sys.stdout, printed)):
-            slicer.packaging.pip_ensure(packages, requester="ASCON Denoise")
+            slicer.packaging.pip_ensure(packages, requester="ASCON Denoise", **windows)
             if not torchInstalled():
-                _installTorch()
+                _installTorch(ask)
     except ModuleNotFoundError as error:
         if error.name != "PyTorchUtils":
             raise Failure(installation_failure(f"restart: {error}", _)) from None
         raise Failure(
             _(
                 "ASCON needs PyTorch. Install the extension PyTorch with Slicer's Extensions Manager, restart Slicer, "
-                "then click again."
+                "then try again."
             )
         ) from None
     except Exception as error:
         raise Failure(installation_failure(f"{printed.getvalue()}\n{error}", _)) from None
-    missing = [package for package in [*packages, f"torch{TORCH}"] if not _installed(package)]
-    if missing:
-        text = _("These Python packages are missing: {names}. Click again to install them.")
-        raise Failure(text.format(names=", ".join(missing)))
+    names = missing([*packages, TORCH])
+    if names:
+        text = _("These Python packages are missing: {names}. Try again to install them.")
+        raise Failure(text.format(names=", ".join(names)))
     return True
 
 
-def _installTorch() -> None:
+def _installTorch(ask: bool) -> None:
     """By the PyTorch extension, which knows what fits the computer's GPU. It imports torch, once, when it is done."""
     import PyTorchUtils  # type: ignore[import-not-found]
 
     if slicer.app.testingEnabled():
         return
     logic = PyTorchUtils.PyTorchUtilsLogic()
-    if logic.installTorch(askConfirmation=True, torchVersionRequirement=TORCH) is None:
+    if logic.installTorch(askConfirmation=ask, torchVersionRequirement=TORCH.removeprefix("torch")) is None:
         raise RuntimeError("User declined package installation")
 
 

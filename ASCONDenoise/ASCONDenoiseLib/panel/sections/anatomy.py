@@ -17,10 +17,10 @@ from vtk.util import numpy_support
 
 from ASCONDenoiseLib import messages
 from ASCONDenoiseLib.panel.context import PanelContext
-from ASCONDenoiseLib.panel.installation import ANATOMY_PACKAGES
 from ASCONDenoiseLib.panel.sections.compare import isCompareLayout
 from ASCONDenoiseLib.panel.table_widget import fillTable
 from ASCONDenoiseLib.panel.task_button import TaskButton
+from ASCONDenoiseLib.requirements import ANATOMY
 from ASCONDenoiseLib.scene import anatomy_nodes
 
 DATA_SELECTED = "dataSelected(vtkStringArray*,vtkCollection*)"
@@ -75,7 +75,7 @@ class AnatomySection(VTKObservationMixin):
             self.panel.logic.findAnatomy(volume, choices.anatomy, choices.model, choices.device, choices.clusters)
             return _("Looking at {name}...").format(name=volume.GetName())
 
-        self.task.startOrCancel(start, ANATOMY_PACKAGES)
+        self.task.startOrCancel(start, ANATOMY)
 
     def onFound(self) -> None:
         """Shows the result, which may be the node that it was before."""
