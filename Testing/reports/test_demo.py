@@ -99,6 +99,23 @@ def test_volumes_numbers_pictures_and_page(a_noisy_scan, tmp_path):
     assert "[-1000, 2000] HU" in shown.summary.note
 
 
+def test_the_difference_is_denoised_less_ldct(a_noisy_scan, tmp_path, monkeypatch):
+    drawn = []
+    draw = demo.side_by_side_png
+
+    def noted(panels, *args, **kwargs):
+        drawn.append(panels)
+        return draw(panels, *args, **kwargs)
+
+    monkeypatch.setattr(demo, "side_by_side_png", noted)
+    known = replace(a_noisy_scan, settings={"photons": 3e5, "kernel": "soft"}, windows=("abdomen",))
+    demo.run(tmp_path / "out", Shift(), A_CARD, [known])
+    ((_, ldct, denoised, difference),) = drawn
+    assert difference.title == "Denoised - LDCT" and difference.difference
+    np.testing.assert_array_equal(difference.image_hu, denoised.image_hu - ldct.image_hu)
+    assert difference.image_hu[48, 48] == 10
+
+
 def test_large_slices_are_shown_in_detail_where_the_tissue_is():
     image = np.full((300, 360), -1000.0, np.float32)
     image[150:280, 200:330] = 60  # soft tissue
