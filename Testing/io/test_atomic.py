@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ASCONDenoiseLib.errors import WriteError
-from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, file_suffix, remove_partial
+from ASCONDenoiseLib.errors import InputError, WriteError
+from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, check_parent, file_suffix, remove_partial
 
 
 @pytest.mark.parametrize("fsync", [False, True])
@@ -58,6 +58,70 @@ def test_a_file_system_that_cannot_flush_folders_does_no_harm(tmp_path, monkeypa
     with atomic_file(tmp_path / "last.pt", fsync=True) as partial:
         partial.write_text("new")
     assert (tmp_path / "last.pt").read_text() == "new" and os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_of_two_that_write_a_new_file_at_once_the_later_is_refused(tmp_path, monkeypatch, hard_links):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not hard_links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "scan.nii.gz"
+    with (
+        pytest.raises(InputError, match=r"scan\.nii\.gz exists by now, .* another process wrote it"),
+        atomic_file(path, replace=False) as later,
+    ):
+        later.write_text("later")
+        with atomic_file(path, replace=False) as earlier:
+            earlier.write_text("earlier")
+        assert path.read_text() == "earlier"
+    assert path.read_text() == "earlier" and os.listdir(tmp_path) == ["scan.nii.gz"]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "empty", "full", "file"])
+def test_a_new_folder_takes_the_place_of_none_that_holds_something(tmp_path, meanwhile):
+    folder = tmp_path / "series"
+
+    def make() -> None:
+        with atomic_folder(folder, replace=False) as partial:
+            (partial / "ours").touch()
+            if meanwhile in ("empty", "full"):
+                folder.mkdir()
+            if meanwhile == "full":
+                (folder / "theirs").touch()
+            if meanwhile == "file":
+                folder.touch()
+
+    if meanwhile in ("nothing", "empty"):
+        make()
+        assert os.listdir(folder) == ["ours"]
+    else:
+        with pytest.raises(InputError, match="series exists by now"):
+            make()
+        assert folder.is_file() if meanwhile == "file" else os.listdir(folder) == ["theirs"]
+    assert os.listdir(tmp_path) == ["series"]
+
+
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
+@pytest.mark.parametrize("name", ["L" * 245, "L" * 255, "\u00e4" * 127, "L" * 248 + ".nii.gz", "L" * 250 + ".nrrd"])
+def test_names_up_to_the_longest_that_there_are(tmp_path, make, name):
+    path = tmp_path / name
+    check_parent(path)
+    for content in ("one", "two"):
+        with make(path) as partial:
+            (partial if make is atomic_file else partial / "file").write_text(content)
+    assert os.listdir(tmp_path) == [name]
+    left = make(path)
+    left.__enter__().touch()
+    remove_partial(path)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ["L" * 256, "\u00e4" * 128])
+def test_a_longer_name_is_refused_before_the_work(tmp_path, name):
+    with pytest.raises(InputError, match="is too long: it has 256 bytes .* Choose a shorter one"):
+        check_parent(tmp_path / name)
 
 
 def test_a_folder_replaces_what_was_there(tmp_path):

@@ -27,8 +27,9 @@ from pydicom.uid import (
 )
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.dicom_derivation import Derivation
 from ASCONDenoiseLib.io.dicom_reader import read_series
-from ASCONDenoiseLib.io.dicom_writer import Derivation, check_new_folder, write_derived_series
+from ASCONDenoiseLib.io.dicom_writer import check_new_folder, write_derived_series
 from ASCONDenoiseLib.io.volume import Volume
 
 DERIVATION = Derivation(

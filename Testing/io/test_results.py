@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,53 @@ def test_a_failure_leaves_file_and_record_as_they_were(tmp_path, monkeypatch, a_
     assert files_in(tmp_path) == before
 
 
+def test_of_two_that_write_one_file_the_later_is_refused_without_force(tmp_path, a_volume):
+    file = destination(tmp_path / "a.nrrd")
+    file.check(tmp_path / "scan.mha")
+    file.write(a_volume, RECORD)  # the other one, which was quicker
+    before = files_in(tmp_path)
+    other = replace(a_volume, voxels=a_volume.voxels + np.int16(1))
+    with pytest.raises(InputError, match="exists by now"):
+        file.write(other, RECORD)
+    assert files_in(tmp_path) == before
+    (tmp_path / "a.nrrd").unlink()  # the record alone
+    with pytest.raises(InputError, match=r"a\.nrrd\.json exists by now"):
+        file.write(other, RECORD)
+    assert os.listdir(tmp_path) == ["a.nrrd.json"]
+    file.write(other, RECORD, force=True)
+    assert np.array_equal(read_volume(tmp_path / "a.nrrd").voxels, other.voxels)
+
+
+@pytest.mark.parametrize(("name", "needed_mb"), [("a.nii", 1), ("a.nrrd", 0), ("a.nii.gz", 0)])
+def test_room_on_the_disk_is_asked_for_before_the_work(tmp_path, monkeypatch, name, needed_mb):
+    free = 200_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
+    volume = Volume(np.zeros((8, 250, 256), np.int16), Geometry())
+    if needed_mb:
+        with pytest.raises(WriteError, match=r"a\.nii does not fit on its disk: it needs 1 MB and 0 MB are free"):
+            destination(tmp_path / name).check_volume(volume, "scan.mha")
+    else:
+        destination(tmp_path / name).check_volume(volume, "scan.mha")
+
+
+@pytest.mark.parametrize("name", ["out.nrrd.gz", "out.mhd", "out.IMG", "out.zip", "out.tif", "out.nii.bz2", "out.dcm"])
+def test_the_name_of_a_file_that_cannot_be_written_is_no_name_of_a_folder(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name} cannot be written: name a file that ends in \.nrrd, .* a folder"):
+        destination(tmp_path / name).check(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["L" * 252 + ".mha", "L" * 247 + ".nrrd", "L" * 256])
+def test_a_name_without_room_for_the_record_is_refused_before_the_work(tmp_path, name):
+    with pytest.raises(InputError, match="too long: it has 25[67] bytes .* Choose a shorter one"):
+        destination(tmp_path / name).check(tmp_path)
+
+
+def test_a_source_whose_name_is_no_text_is_recorded(tmp_path, a_volume):
+    name = os.fsdecode(b"scan-\xe9.mha")
+    destination(tmp_path / "a.mha").write(a_volume, made_by("denoise", a_volume, name) | RECORD)
+    assert json.loads((tmp_path / "a.mha.json").read_text())["source"] == name
+
+
 def test_a_series_needs_headers_to_derive_from(tmp_path, a_volume):
     folder = destination(tmp_path / "out")
     for refuse in (
@@ -108,7 +156,7 @@ def test_what_came_into_a_folder_meanwhile_is_not_replaced(tmp_path, monkeypatch
         write(*args, **kwargs)
 
     monkeypatch.setattr(pydicom, "dcmwrite", put_something_there_and_write)
-    with pytest.raises(WriteError):
+    with pytest.raises(InputError, match="out exists by now"):
         folder.write(volume, made_by("denoise", volume, "ct") | RECORD)
     assert files_in(tmp_path / "out") == {"mine.txt": b"mine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "out"]

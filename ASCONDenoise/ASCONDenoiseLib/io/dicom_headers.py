@@ -6,6 +6,7 @@ C.11.1 (rescale to HU).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,24 @@ PIXEL_MODULE = (
     "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
 )
+PHASES = (
+    "TemporalPositionIdentifier", "AcquisitionNumber", "NominalPercentageOfCardiacPhase", "TriggerTime",
+    "ConvolutionKernel", "ImageType", "AcquisitionTime", "InstanceNumber",
+)
+"""What tells two images of one place apart, the most telling first."""
+
 _HEADER = [  # all that is ever read: nothing that names the patient
     *FACTS.values(), *PIXEL_MODULE, "SOPClassUID", "SeriesInstanceUID", "ImageType", "NumberOfFrames",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "PixelPaddingValue", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
+    "StudyInstanceUID", "FrameOfReferenceUID", *PHASES,
 ]
 # fmt: on
+
+
+_STARTS_WITH_AN_ELEMENT = re.compile(rb"[\x02\x08]\x00[\x00-\x20]\x00([A-Z]{2}|.\x00\x00\x00)", re.DOTALL)
+"""The first element of a file without preamble, of group 2 or 8, little endian: VR or a short length after the tag."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +77,20 @@ class DicomImage:
 
     @property
     def series_uid(self) -> str:
-        return str(self.header.SeriesInstanceUID)
+        """SeriesInstanceUID; empty where the file has none."""
+        return as_text(self.get("SeriesInstanceUID"))
 
     def get(self, keyword: str) -> Any:
-        """Value of an attribute, looked up in the frame's groups, the shared groups, then the header; or None."""
+        """Value of an attribute, looked up in the frame's groups, the shared groups, then the header.
+
+        None where it is absent, or where its bytes make no value.
+        """
+        try:
+            return self._get(keyword)
+        except Exception:  # pydicom raises nearly anything on garbage
+            return None
+
+    def _get(self, keyword: str) -> Any:
         places = ("PerFrameFunctionalGroupsSequence", self.frame), ("SharedFunctionalGroupsSequence", 0)
         for sequence, index in places:
             for group in (self.header.get(sequence) or [])[index : index + 1]:
@@ -81,7 +103,7 @@ class DicomImage:
         """Values of an attribute as `count` floats; InputError where they are absent or malformed."""
         try:
             values = np.atleast_1d(np.asarray(self.get(keyword), dtype=float))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             values = np.array([])
         if values.shape != (count,) or not np.isfinite(values).all():
             raise InputError(
@@ -90,13 +112,25 @@ class DicomImage:
             )
         return values
 
+    def whole(self, keyword: str, default: int | None = None) -> int:
+        """Value of an attribute as a whole number; InputError where it is malformed, or absent without default."""
+        if default is not None and self.get(keyword) in (None, ""):
+            return default
+        (value,) = self.numbers(keyword, 1)
+        if value != int(value):
+            raise InputError(
+                f"{self.file} has a {keyword} of {value:g}, which must be a whole number: export it again."
+            )
+        return int(value)
+
     def is_ct_slice(self) -> bool:
         """True for a slice of a CT; False for localizers, other modalities and screenshots."""
-        image_type = self.get("FrameType") or self.get("ImageType") or []
+        image_type = as_text(self.get("FrameType") or self.get("ImageType"))
         return (
             self.get("Modality") == "CT"
             and self.get("Rows") is not None
             and self.get("SamplesPerPixel") in (1, None)
+            and "PALETTE" not in as_text(self.get("PhotometricInterpretation"))
             and "LOCALIZER" not in image_type
             and (self.get("SOPClassUID") in CT_CLASSES or self.get("ImagePositionPatient") is not None)
         )
@@ -104,14 +138,17 @@ class DicomImage:
     def to_hu(self, stored: np.ndarray | int) -> np.ndarray:
         """Stored values -> HU in float64."""
         slope, intercept = self.numbers("RescaleSlope", 1), self.numbers("RescaleIntercept", 1)
+        if slope == 0:
+            raise InputError(f"{self.file} has a RescaleSlope of 0, which makes all HU alike: export the series again.")
         hu: np.ndarray = np.asarray(stored, np.float64) * slope + intercept
         return hu
 
     def padding_hu(self) -> float | None:
         """PixelPaddingValue in HU; None where there is none, or one that cannot be meant."""
-        if (raw := self.get("PixelPaddingValue")) is None:
+        raw, bits, signed = (self.get(key) for key in ("PixelPaddingValue", "BitsAllocated", "PixelRepresentation"))
+        if not isinstance(raw, (int, bytes)) or not isinstance(bits, (int, type(None))):
             return None
-        stored = padding_as_stored(raw, int(self.get("BitsAllocated") or 16), self.get("PixelRepresentation") == 1)
+        stored = padding_as_stored(raw, bits or 16, signed == 1)
         hu = float(self.to_hu(stored)[0])
         return None if NOT_PADDING_HU[0] <= hu <= NOT_PADDING_HU[1] else hu
 
@@ -122,38 +159,55 @@ def padding_as_stored(raw: int | bytes, bits: int, signed: bool) -> int:
     return value - (1 << bits) if signed and value >= 1 << (bits - 1) else value
 
 
-def read_header(file: Path, *, must_be_dicom: bool) -> Dataset | None:
+def read_header(file: Path) -> Dataset | None:
     """Header without pixels; None for a file that is not DICOM, or an index of others.
 
+    A file that starts with its first element, without preamble and meta information as files had it before 1993, is
+    DICOM too.
+
     Raises:
-        InputError: the file is damaged or cannot be opened, or it is not DICOM and must be.
+        InputError: the file is damaged.
+        OSError: it cannot be opened.
     """
+    with file.open("rb") as opened:
+        start = opened.read(132)
+    bare = start[128:] != b"DICM"
+    if bare and not _STARTS_WITH_AN_ELEMENT.match(start):
+        return None
     try:
-        with file.open("rb") as opened:
-            is_dicom = opened.read(132)[128:] == b"DICM"
-        if not is_dicom:
-            if must_be_dicom:
-                raise InputError(f"{file} is no DICOM file, or a damaged one: copy it again, or leave it out.")
-            return None
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER)
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER, force=bare)
         sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         if sop_class == uid.MediaStorageDirectoryStorage:
             return None
-        complete = "SeriesInstanceUID" in header and ("Rows" in header or sop_class not in CT_CLASSES)
-        complete = complete and n_frames(header) > 0
-    except OSError as error:
-        raise InputError(f"{file} cannot be opened: check its permissions or remove it from the folder.") from error
-    except InputError:
+        is_complete = "Rows" in header or sop_class not in (None, *CT_CLASSES)
+    except OSError:
         raise
     except Exception as error:  # pydicom raises nearly anything on garbage
+        if bare:
+            return None
         raise damaged(file) from error
-    if not complete:
+    if not is_complete and not bare:
         raise damaged(file)
-    return header
+    return header if is_complete else None
 
 
-def n_frames(header: Dataset) -> int:
-    return int(header.get("NumberOfFrames") or 1)
+def transfer_syntax(header: Dataset) -> uid.UID:
+    """That of the file; where it does not say, the one by which its elements could be read."""
+    if stated := header.file_meta.get("TransferSyntaxUID"):
+        return uid.UID(stated)
+    implicit, little = header.original_encoding
+    return uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+
+
+def n_frames(file: Path, header: Dataset) -> int:
+    """NumberOfFrames, 1 where there is none; InputError where it is malformed."""
+    image = DicomImage(file, header, 0)
+    frames = image.whole("NumberOfFrames", 1) if "NumberOfFrames" in header else 1
+    if frames > file.stat().st_size:  # a pixel needs a byte
+        raise damaged(file)
+    if frames < 0:
+        raise InputError(f"{file} has a NumberOfFrames of {frames}: export the series again.")
+    return frames or 1
 
 
 def as_text(value: Any) -> str:

@@ -1,9 +1,14 @@
-"""The pixels of DICOM images: decoded from every transfer syntax, rescaled to HU, put into one volume."""
+"""The pixels of DICOM images: decoded from every transfer syntax, rescaled to HU, put into one volume.
+
+A decoder gives words of BitsAllocated bits; which of their bits are the value and whether there is a sign is settled
+here, in one place for all transfer syntaxes (PS3.5, 8.1.1).
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -15,10 +20,75 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import iter_pixels, pixel_array
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.dicom_headers import PIXEL_MODULE, DicomImage, damaged, n_frames
+from ASCONDenoiseLib.io.dicom_headers import (
+    PHASES,
+    PIXEL_MODULE,
+    DicomImage,
+    as_text,
+    damaged,
+    n_frames,
+    transfer_syntax,
+)
 from ASCONDenoiseLib.io.silence import silence_stderr
+from ASCONDenoiseLib.io.volume import whole_or_float32
 
 _PYDICOM_DECODES = (uid.RLELossless, uid.JPEG2000Lossless, uid.JPEG2000)  # the rest of the compressed: GDCM
+_LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEG2000, uid.JPEGLSNearLossless)
+
+
+@dataclass(frozen=True)
+class StoredBits:
+    """Where the value of a pixel lies in its word (PS3.5, 8.1.1).
+
+    Attributes:
+        allocated: bits of the word.
+        stored: bits of the value.
+        high: the value's highest bit, counted from 0.
+        signed: whether that is its sign (two's complement).
+    """
+
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+
+    @classmethod
+    def of(cls, image: DicomImage) -> StoredBits:
+        """As the header says; InputError where that is impossible."""
+        allocated = image.whole("BitsAllocated")
+        stored = image.whole("BitsStored", allocated)
+        high = image.whole("HighBit", stored - 1)
+        sign = image.whole("PixelRepresentation", 0)
+        if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated or sign not in (0, 1):
+            raise InputError(
+                f"{image.file} says of its pixels what cannot be (BitsAllocated {allocated}, BitsStored {stored}, "
+                f"HighBit {high}, PixelRepresentation {sign}): export the series again."
+            )
+        return cls(allocated, stored, high, sign == 1)
+
+    def values(self, words: np.ndarray, image: DicomImage, *, lossy: bool) -> np.ndarray:
+        """Decoded words -> values; what else is in the words (overlays of old files, a sign not extended) is ignored.
+
+        Raises:
+            InputError: the bits below the value are used, so that HighBit cannot be true; or lossy compression, which
+                keeps no overlays, gave values beyond BitsStored.
+        """
+        bits = words.astype(np.int64)
+        below = self.high + 1 - self.stored
+        if below and (bits & ((1 << below) - 1)).any():
+            raise InputError(
+                f"{image.file} says that its pixels lie in the upper bits (HighBit {self.high}, BitsStored "
+                f"{self.stored}), but the lower ones are used too: export the series again."
+            )
+        values: np.ndarray = (bits >> below) & ((1 << self.stored) - 1)
+        if self.signed:
+            values -= (values >> (self.stored - 1)) << self.stored
+        if lossy and not np.array_equal(values, bits >> below):
+            raise InputError(
+                f"{image.file} holds pixel values beyond the {self.stored} bits that its header announces: export the "
+                "series again, without lossy compression."
+            )
+        return values
 
 
 def read_voxels(images: list[DicomImage], slots: list[int], name: str) -> np.ndarray:
@@ -37,17 +107,16 @@ def read_voxels(images: list[DicomImage], slots: list[int], name: str) -> np.nda
     filled: dict[int, DicomImage] = {}
     for file, group in groupby(zip(images, slots, strict=True), key=lambda pair: pair[0].file):
         wanted = {image.frame: (image, slot) for image, slot in group}
-        for frame, stored in enumerate(_decoded_frames(file, next(iter(wanted.values()))[0].header)):
+        any_image = next(iter(wanted.values()))[0]
+        bits, lossy = StoredBits.of(any_image), transfer_syntax(any_image.header) in _LOSSY
+        for frame, words in enumerate(_decoded_frames(file, any_image.header)):
             if frame not in wanted:
                 continue
             image, slot = wanted.pop(frame)
-            hu = _to_hu(stored, image)
+            hu = whole_or_float32(image.to_hu(bits.values(words, image, lossy=lossy)))
             if slot in filled:
                 if not np.array_equal(voxels[slot], hu):
-                    raise InputError(
-                        f"{name} has two different images at one place, {filled[slot].file} and {file}: two "
-                        "reconstructions or phases share the series, so put each in its own folder."
-                    )
+                    raise _two_at_one_place(filled[slot], image, len(images) if max(slots) == 0 else 0, name)
                 continue
             if hu.dtype == np.float32:
                 voxels = voxels.astype(np.float32, copy=False)
@@ -58,26 +127,42 @@ def read_voxels(images: list[DicomImage], slots: list[int], name: str) -> np.nda
     return voxels
 
 
-def _to_hu(stored: np.ndarray, image: DicomImage) -> np.ndarray:
-    """Stored values -> HU, int16 where they are integers that fit, else float32."""
-    hu = image.to_hu(stored)
-    whole: np.ndarray = np.rint(hu)
-    limits = np.iinfo(np.int16)
-    if np.abs(hu - whole).max() < 1e-6 and limits.min <= whole.min() and whole.max() <= limits.max:
-        return whole.astype(np.int16)
-    return hu.astype(np.float32)
+def _two_at_one_place(one: DicomImage, other: DicomImage, alike: int, name: str) -> InputError:
+    """The error for two images of one place with different pixels; `alike`: how many images have no other place."""
+    if alike:
+        position = as_text(other.numbers("ImagePositionPatient", 3))
+        return InputError(
+            f"All {alike} images of {name} lie in one plane (ImagePositionPatient of {other.file}: {position}): their "
+            "positions were lost, perhaps when the series was anonymised, or it shows one slice over time. Get the "
+            "series as the scanner made it, or give one file."
+        )
+    for keyword in PHASES:
+        here, there = as_text(one.get(keyword)), as_text(other.get(keyword))
+        if here != there:
+            differ = f" ({keyword} {here or 'absent'} and {there or 'absent'})"
+            break
+    else:
+        differ = ""
+    return InputError(
+        f"{name} has two different images at one place, {one.file} and {other.file}{differ}: two reconstructions or "
+        "phases share the series, so put each in its own folder."
+    )
 
 
 def _decoded_frames(file: Path, header: Dataset) -> Iterator[np.ndarray]:
     """Stored values of each frame (H, W): pydicom where it can decode, else SimpleITK's GDCM (JPEG, JPEG-LS)."""
-    syntax = header.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian)
+    syntax = transfer_syntax(header)
     try:
         if syntax.is_encapsulated and syntax not in _PYDICOM_DECODES:
-            frames = _gdcm_frames(file)
-        elif n_frames(header) > 1:
-            frames = iter_pixels(file, raw=True)
-        else:  # iter_pixels of pydicom 3.0 fails on JPEG 2000 whose stream and header differ in sign
-            frames = iter([pixel_array(file, raw=True, index=0)])
+            frames = _gdcm_frames(file, n_frames(file, header))
+        else:
+            # where nothing is compressed, the whole word: pydicom takes the value for its lowest bits
+            options = {} if syntax.is_encapsulated else {"bits_stored": header.BitsAllocated}
+            source = file if _is_indexed(header) else _read_whole(file, syntax)
+            if n_frames(file, header) > 1:
+                frames = iter_pixels(source, raw=True, **options)
+            else:  # iter_pixels of pydicom 3.0 fails on JPEG 2000 whose stream and header differ in sign
+                frames = iter([pixel_array(source, raw=True, index=0, **options)])
         for stored in frames:
             if stored.shape != (header.Rows, header.Columns):
                 raise damaged(file)
@@ -91,7 +176,18 @@ def _decoded_frames(file: Path, header: Dataset) -> Iterator[np.ndarray]:
         ) from error
 
 
-def _gdcm_frames(file: Path) -> Iterator[np.ndarray]:
+def _is_indexed(header: Dataset) -> bool:
+    """Whether pydicom finds the pixels in the file itself: not where all of it is deflated or its start is missing."""
+    return header.file_meta.get("TransferSyntaxUID") not in (None, uid.DeflatedExplicitVRLittleEndian)
+
+
+def _read_whole(file: Path, syntax: uid.UID) -> Dataset:
+    dataset = pydicom.dcmread(file, force=True)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+def _gdcm_frames(file: Path, number: int) -> Iterator[np.ndarray]:
     """Each frame goes through a temporary file that holds its pixels and nothing of the patient."""
     import SimpleITK as sitk
 
@@ -104,7 +200,7 @@ def _gdcm_frames(file: Path) -> Iterator[np.ndarray]:
     for keyword in PIXEL_MODULE:
         setattr(single, keyword, dataset.get(keyword))
     with tempfile.TemporaryDirectory() as folder:
-        for frame in generate_frames(dataset.PixelData, number_of_frames=n_frames(dataset)):
+        for frame in generate_frames(dataset.PixelData, number_of_frames=number):
             single.PixelData = encapsulate([frame])
             single["PixelData"].VR = "OB"
             pydicom.dcmwrite(f"{folder}/frame.dcm", single, enforce_file_format=True)

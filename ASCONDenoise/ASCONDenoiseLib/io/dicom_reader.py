@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.dicom_folder import images_at
 from ASCONDenoiseLib.io.dicom_geometry import stack
-from ASCONDenoiseLib.io.dicom_headers import DICOM_SUFFIXES, FACTS, DicomImage, as_text, n_frames, read_header
+from ASCONDenoiseLib.io.dicom_headers import FACTS, DicomImage, as_text, n_frames, read_header
 from ASCONDenoiseLib.io.dicom_pixels import read_voxels
 from ASCONDenoiseLib.io.silence import silence_pydicom
 from ASCONDenoiseLib.io.volume import DicomSeries, Volume
+
+_ONE_VALUE = ("ConvolutionKernel", "KVP", "TemporalPositionIdentifier")
+"""What all slices of a volume share where they have it."""
 
 _HU_TYPES = ("HU", "US", "HU_MOD", "")  # C.11.1.1.2; US = unspecified, absent = HU for CT
 
@@ -23,32 +27,44 @@ def read_series(path: str | Path, series_uid: str | None = None) -> Volume:
 
     Slices ascend along the normal (rows x columns); k is the direction in which they are really stacked. Voxels are
     int16 if all rescaled values are integers that fit, else float32. Localizers are set aside, exact duplicates
-    dropped. padding_hu is that of most slices where they differ. Memory: the result and one slice.
+    dropped, pages without a place left out and named; the files of a concatenation are joined. padding_hu is that of
+    most slices where they differ. Memory: the result and one slice.
 
     Raises:
         InputError: no or several CT series, a damaged file, slices that are missing, uneven, sheared or ambiguous.
     """
     path = Path(path)
     with silence_pydicom():
-        images = _choose(path, _scan(path), series_uid)
-        name = f"Series {images[0].series_uid} ({images[0].get('SeriesDescription') or 'no description'})"
-        images = _without_scouts(images, name)
-        _check_alike(images)
+        found, notes = images_at(path)
+        images = _choose(path, found, series_uid)
+        name = (
+            f"Series {images[0].series_uid or 'without UID'} ({images[0].get('SeriesDescription') or 'no description'})"
+        )
+        images, left_out = _without_pages(images)
+        images, scouts = _without_scouts(images, name)
+        _check_frames(images, name)
+        _check_alike(images, name)
         slots, geometry = stack(images, name)
         voxels = read_voxels(images, slots, name)
     first_of_slot = {slot: image for image, slot in reversed(list(zip(images, slots, strict=True)))}
     slices = [first_of_slot[slot] for slot in range(len(voxels))]
-    multi_frame = len({image.file for image in slices}) < len(slices) or n_frames(slices[0].header) > 1
     paddings = Counter(hu for image in slices if (hu := image.padding_hu()) is not None)
-    source = DicomSeries(
-        series_uid=images[0].series_uid,
-        description=str(images[0].get("SeriesDescription") or ""),
-        files=(slices[0].file,) if multi_frame else tuple(image.file for image in slices),
+    facts = {fact: as_text(value) for fact, key in FACTS.items() if (value := slices[0].get(key)) not in (None, "")}
+    notes += (*_notes_on(left_out + scouts), *_notes_on_slices(slices, len(images) - len(slices)))
+    padding_hu = paddings.most_common(1)[0][0] if paddings else None
+    return Volume(voxels, geometry, padding_hu, _source(slices), facts, notes)
+
+
+def _source(slices: list[DicomImage]) -> DicomSeries:
+    multi_frame = any(n_frames(image.file, image.header) > 1 for image in slices)
+    files = tuple(image.file for image in slices)
+    return DicomSeries(
+        series_uid=slices[0].series_uid,
+        description=as_text(slices[0].get("SeriesDescription")),
+        files=files[:1] if multi_frame and len(set(files)) == 1 else files,
         n_slices=len(slices),
         frames=tuple(image.frame + 1 for image in slices) if multi_frame else (),
     )
-    facts = {fact: as_text(value) for fact, key in FACTS.items() if (value := slices[0].get(key)) not in (None, "")}
-    return Volume(voxels, geometry, paddings.most_common(1)[0][0] if paddings else None, source, facts)
 
 
 def padding_of(file: str | Path) -> float | None:
@@ -58,41 +74,23 @@ def padding_of(file: str | Path) -> float | None:
         InputError: the file is damaged or cannot be opened.
     """
     with silence_pydicom():
-        header = read_header(Path(file), must_be_dicom=False)
+        try:
+            header = read_header(Path(file))
+        except OSError as error:
+            raise InputError(f"{file} cannot be opened: check its permissions.") from error
         return None if header is None else DicomImage(Path(file), header, 0).padding_hu()
-
-
-def _scan(path: Path) -> list[DicomImage]:
-    """Headers of all images at a path, in the order of the file names; what is not DICOM is skipped in a folder."""
-    images = []
-    for file in [path] if path.is_file() else _files_below(path):
-        header = read_header(file, must_be_dicom=path.is_file() or file.suffix.lower() in DICOM_SUFFIXES)
-        if header is not None and "Rows" in header:
-            images += [DicomImage(file, header, frame) for frame in range(n_frames(header))]
-    return images
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Files of a folder and its subfolders, sorted; hidden ones and DICOMDIR left out."""
-    files = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(root, name) for name in names if not name.startswith(".") and name.upper() != "DICOMDIR"]
-    return sorted(files)
 
 
 def _choose(path: Path, images: list[DicomImage], series_uid: str | None) -> list[DicomImage]:
     """CT slices of the series asked for, or of the only CT series there is."""
     listing = _listing(images)
-    if not images:
-        raise InputError(f"{path} holds no DICOM images: give a folder with one file per slice, or an image file.")
     slices = [image for image in images if image.is_ct_slice()]
     series = sorted({image.series_uid for image in slices})
     if not series:
         raise InputError(f"{path} holds no CT slices: give a CT series with HU values. It holds:{listing}")
     if series_uid is None and len(series) > 1:
         raise InputError(f"{path} holds {len(series)} CT series: choose one by its UID. It holds:{listing}")
-    wanted = series_uid or series[0]
+    wanted = series[0] if series_uid is None else series_uid
     if wanted not in series:
         raise InputError(f"{path} holds no CT slices of series {wanted}: choose another UID. It holds:{listing}")
     return [image for image in slices if image.series_uid == wanted]
@@ -106,11 +104,32 @@ def _listing(images: list[DicomImage]) -> str:
     for series, n in counts.most_common():
         modality, description = (as_text(first[series].get(key)) for key in ("Modality", "SeriesDescription"))
         number = "1 image" if n == 1 else f"{n} images"
-        lines.append(f"\n  {series}  {modality}  {description or '(no description)'}  {number}")
+        lines.append(f"\n  {series or '(no UID)'}  {modality}  {description or '(no description)'}  {number}")
     return "".join(lines)
 
 
-def _without_scouts(images: list[DicomImage], name: str) -> list[DicomImage]:
+def _without_pages(images: list[DicomImage]) -> tuple[list[DicomImage], list[DicomImage]]:
+    """The images that have a place, and those that are pages: of a report or a screen, put into the series.
+
+    A page has neither position nor orientation where others have, and says that it is derived, is no axial image, or
+    has another size. Without such a sign it may be a slice that lost its place, which `stack` refuses.
+    """
+    places = ("ImagePositionPatient", "ImageOrientationPatient")
+    placed = [image for image in images if any(image.get(place) not in (None, "") for place in places)]
+    if not placed:
+        return images, []
+
+    def is_page(image: DicomImage) -> bool:
+        image_type = as_text(image.get("ImageType")).upper()
+        is_original = "ORIGINAL" in image_type and "AXIAL" in image_type
+        is_alike = all(image.get(key) == placed[0].get(key) for key in ("Rows", "Columns"))
+        return image not in placed and not (is_original and is_alike)
+
+    pages = [image for image in images if is_page(image)]
+    return [image for image in images if image not in pages], pages
+
+
+def _without_scouts(images: list[DicomImage], name: str) -> tuple[list[DicomImage], list[DicomImage]]:
     """The images of the main orientation; up to three others are scouts that lack the LOCALIZER mark."""
     groups: list[tuple[np.ndarray, list[DicomImage]]] = []
     for image in images:
@@ -125,17 +144,16 @@ def _without_scouts(images: list[DicomImage], name: str) -> list[DicomImage]:
     if others > 3 or others >= len(main):
         sizes = " and ".join(str(len(group)) for _, group in groups)
         raise InputError(f"{name} holds stacks of different orientation ({sizes} images): put each in its own folder.")
-    return main
+    return main, [image for _, group in groups if group is not main for image in group]
 
 
-def _check_alike(images: list[DicomImage]) -> None:
-    """All slices must have one size, one pixel spacing, and values that are HU."""
+def _check_alike(images: list[DicomImage], name: str) -> None:
+    """All slices must have one size, one pixel spacing, values that are HU, and be of one reconstruction."""
     first = images[0]
+    for keyword in ("Rows", "Columns"):
+        if first.whole(keyword) < 1:
+            raise InputError(f"{first.file} has no pixels ({keyword} is 0): export the series again.")
     for image in images:
-        if len(images) > 1 and image.file != first.file and max(map(n_frames, (first.header, image.header))) > 1:
-            raise InputError(
-                f"{image.file} and {first.file} belong to one series and hold several frames each: give one of them."
-            )
         for keyword, count in (("Rows", 1), ("Columns", 1), ("PixelSpacing", 2)):
             here, there = image.numbers(keyword, count), first.numbers(keyword, count)
             if not np.allclose(here, there, atol=1e-4, rtol=0):
@@ -145,3 +163,57 @@ def _check_alike(images: list[DicomImage]) -> None:
                 )
         if (kind := as_text(image.get("RescaleType")).upper()) not in _HU_TYPES:
             raise InputError(f"{image.file} holds values of type {kind}, not HU: choose the series with HU values.")
+        for keyword in _ONE_VALUE:
+            values = as_text(image.get(keyword)), as_text(first.get(keyword))
+            if all(values) and values[0] != values[1]:
+                raise InputError(
+                    f"{name} has slices of different {keyword} ({first.file}: {values[1]}, {image.file}: {values[0]}): "
+                    "two reconstructions or phases share the series, so put each in its own folder."
+                )
+
+
+def _check_frames(images: list[DicomImage], name: str) -> None:
+    """Several files of several frames must be the parts of one concatenation (PS3.3, C.7.6.16.2.2.4), all of them."""
+    first_of_file = {image.file: image for image in reversed(images)}
+    files = list(first_of_file.values())[::-1]
+    if len(files) == 1 or all(n_frames(image.file, image.header) == 1 for image in files):
+        if "ConcatenationUID" not in files[0].header:
+            return
+    elif len({as_text(image.get("ConcatenationUID")) for image in files}) > 1 or not files[0].get("ConcatenationUID"):
+        raise InputError(
+            f"{files[1].file} and {files[0].file} belong to one series and hold several frames each: give one of them. "
+            "If they are parts of one volume, have it exported as one file or one file per slice."
+        )
+    total = files[0].whole("InConcatenationTotalNumber", 0)
+    parts = {image.whole("InConcatenationNumber", 0) for image in files}
+    if len(parts) < total:
+        raise InputError(
+            f"{name} is a concatenation, one volume in {total} files, of which {len(parts)} are here: copy the others "
+            "beside them, and give the folder."
+        )
+
+
+def _notes_on(left_out: list[DicomImage]) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    names = ", ".join(image.file.name for image in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+    return (f"{len(left_out)} image(s) of the series have no place in the stack and were left out: {names}.",)
+
+
+def _notes_on_slices(slices: list[DicomImage], duplicates: int) -> list[str]:
+    """What is odd about the slices of a volume, ascending, and must be told though it is no reason to refuse it."""
+    notes = [f"{duplicates} exact duplicate(s) of slices were left out."] if duplicates else []
+    thicknesses = sorted({as_text(image.get("SliceThickness")) for image in slices} - {""})
+    if len(thicknesses) > 1:
+        notes.append(f"The slices have different thicknesses: {', '.join(thicknesses[:5])} mm.")
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if len({as_text(image.get(keyword)) for image in slices} - {""}) > 1:
+            notes.append(f"The slices have different {keyword}: they may be of two examinations.")
+    acquisitions = [as_text(image.get("AcquisitionNumber")) for image in slices]
+    runs = sum(here != there for here, there in itertools.pairwise(acquisitions)) + 1
+    if runs > 2 * len(set(acquisitions)):
+        notes.append(
+            f"Slices of acquisitions {', '.join(sorted(set(acquisitions))[:5])} alternate along the stack: it may be "
+            "made of two phases."
+        )
+    return notes

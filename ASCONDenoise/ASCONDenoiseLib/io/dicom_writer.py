@@ -2,84 +2,30 @@
 
 Each slice becomes one CT Image Storage instance made from its source instance: patient, study, frame of reference,
 geometry, equipment and acquisition stay, while everything that says "these pixels were changed, how, from what and
-by whom" is added (DICOM PS3.3 C.7.5.1 General Equipment, C.7.6.1 General Image, C.8.2.1 CT Image, C.12.1 SOP Common).
-The frames of an enhanced multi-frame source become single-frame instances, which every viewer reads.
+by whom" is added (`dicom_derivation`).
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import suppress
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.atomic import atomic_folder, check_parent
+from ASCONDenoiseLib.io.dicom_derivation import Derivation, describe
 from ASCONDenoiseLib.io.dicom_headers import padding_as_stored
+from ASCONDenoiseLib.io.dicom_source import SourceHeader, single_frame_headers
 from ASCONDenoiseLib.io.silence import silence_pydicom
 from ASCONDenoiseLib.io.volume import DicomSeries, Volume
-
-# True of the source's pixels or of that very instance, not of ours. Overlays (60xx) and curves (50xx) go as well.
-_REMOVED = """
-    SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries
-    SmallestImagePixelValueInPlane LargestImagePixelValueInPlane ModalityLUTSequence IconImageSequence
-    PlanarConfiguration NumberOfFrames PixelDataProviderURL InstanceCreatorUID ConversionSourceAttributesSequence
-    SOPInstanceStatus SOPAuthorizationDateTime MACParametersSequence EncryptedAttributesSequence
-    DigitalSignaturesSequence
-""".split()
-
-# What an enhanced image says about its frames as a set; a single-frame image has no place for it.
-_REMOVED_ENHANCED = """
-    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence DimensionOrganizationSequence
-    DimensionIndexSequence DimensionOrganizationType ConcatenationUID InConcatenationNumber
-    InConcatenationTotalNumber ConcatenationFrameOffsetNumber SOPInstanceUIDOfConcatenationSource
-    RepresentativeFrameNumber AcquisitionContextSequence VolumetricProperties VolumeBasedCalculationTechnique
-    PixelPresentation ContentQualification
-""".split()
-
-# Functional groups whose attributes mean the same at the top of a single-frame CT image.
-_FLATTENED = """
-    PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequence PixelValueTransformationSequence
-    FrameVOILUTSequence FrameAnatomySequence IrradiationEventIdentificationSequence CTAcquisitionTypeSequence
-    CTAcquisitionDetailsSequence CTTableDynamicsSequence CTPositionSequence CTGeometrySequence
-    CTReconstructionSequence CTExposureSequence CTXRayDetailsSequence
-    UnassignedSharedConvertedAttributesSequence UnassignedPerFrameConvertedAttributesSequence
-""".split()
-
-# What a CT image must have, if only empty (type 2); an enhanced source has some of it in other places.
-_MAY_BE_EMPTY = """
-    StudyDate StudyTime AccessionNumber Manufacturer ReferringPhysicianName PatientName PatientID PatientBirthDate
-    PatientSex KVP SliceThickness StudyID AcquisitionNumber PositionReferenceIndicator
-""".split()
-_LOSSY_METHOD = {
-    pydicom.uid.JPEGBaseline8Bit: "ISO_10918_1",
-    pydicom.uid.JPEGExtended12Bit: "ISO_10918_1",
-    pydicom.uid.JPEGLSNearLossless: "ISO_14495_1",
-}
-
-
-@dataclass(frozen=True)
-class Derivation:
-    """What was done to the images, for the record inside every instance.
-
-    Attributes:
-        description: one sentence: software, model, version, SHA-256 of the weights, strength, device, precision.
-        software_version: version of ASCON, for the list of contributing equipment.
-        series_suffix: appended to the source's series description.
-        series_number_offset: added to the source's series number.
-    """
-
-    description: str
-    software_version: str = "unknown"
-    series_suffix: str = "ASCON denoised"
-    series_number_offset: int = 1000
 
 
 @dataclass(frozen=True)
@@ -104,6 +50,9 @@ class _Encoding:
             return None
         return stored.astype("<i2" if self.signed else "<u2")
 
+
+_UNEVEN = 0.2
+"""Steps between slices that differ by more than this part of the least are uneven; less, and reading evens them out."""
 
 _PLAIN_HU = _Encoding(slope=1.0, intercept=0.0, signed=True, bits=16)
 
@@ -131,133 +80,84 @@ def write_derived_series(volume: Volume, source: DicomSeries, folder: str | Path
     """
     folder = check_new_folder(folder)
     with silence_pydicom():
-        headers = list(_single_frame_headers(source))
-        _check_same_geometry(volume, headers, source)
-        encoding = _choose_encoding(volume.voxels, headers, source)
+        headers = list(single_frame_headers(source))
+        _check_same_geometry(volume, [one.header for one in headers], source)
+        encoding = _choose_encoding(volume.voxels, [one.header for one in headers], source)
         return _write(volume.voxels, headers, encoding, folder, derivation)
+
+
+def check_derivable(volume: Volume, source: DicomSeries) -> None:
+    """Raise InputError where no series can be derived from `source` for a volume like this one. Ask before the work.
+
+    Every header is taken through all that writing does to it, down to its bytes.
+    """
+    derivation, now = Derivation("check"), datetime.now().astimezone()
+    with silence_pydicom():
+        headers = list(single_frame_headers(source))
+        _check_same_geometry(volume, [one.header for one in headers], source)
+        encoding = _choose_encoding(volume.voxels, [one.header for one in headers], source)
+        for one, slice_hu in zip(headers, volume.voxels, strict=True):
+            _write_one(one, slice_hu, encoding, derivation, source.series_uid, now, io.BytesIO())
+            del one.header.PixelData
 
 
 def check_new_folder(folder: str | Path) -> Path:
     """The folder as an absolute path; InputError if no derived series may be written there. Ask before the work."""
     folder = Path(folder).resolve()
+    check_parent(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder: name a new folder for the derived series.")
-    check_parent(folder)
     return folder
 
 
 def _write(
-    voxels_hu: np.ndarray, headers: list[Dataset], encoding: _Encoding, folder: Path, derivation: Derivation
+    voxels_hu: np.ndarray, headers: list[SourceHeader], encoding: _Encoding, folder: Path, derivation: Derivation
 ) -> list[Path]:
     names = [f"{number:04d}.dcm" for number in range(1, len(headers) + 1)]
     series_uid, now = generate_uid(prefix=None), datetime.now().astimezone()
-    with atomic_folder(folder) as partial:
-        for name, header, slice_hu in zip(names, headers, voxels_hu, strict=True):
-            _set_pixels(header, slice_hu, encoding)
-            _describe(header, derivation, series_uid, now)
-            pydicom.dcmwrite(partial / name, header, enforce_file_format=True)
-            del header.PixelData  # the headers stay in their list, 600 slices of pixels must not
-        if folder.exists():
-            folder.rmdir()  # still empty, or refused: no folder that holds something is replaced
+    with atomic_folder(folder, replace=False) as partial:
+        for name, one, slice_hu in zip(names, headers, voxels_hu, strict=True):
+            _write_one(one, slice_hu, encoding, derivation, series_uid, now, partial / name)
+            del one.header.PixelData  # the headers stay in their list, 600 slices of pixels must not
     return [folder / name for name in names]
 
 
-def _single_frame_headers(source: DicomSeries) -> Iterator[Dataset]:
-    """The source's headers, one per slice and without pixels, each with its `SourceImageSequence` set."""
-    for path in source.files:
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        except OSError as error:
-            raise InputError(f"{path} can no longer be read: restore it, its tags are needed.") from error
-        if header.get("SeriesInstanceUID") != source.series_uid:
-            raise InputError(f"{path} no longer belongs to series {source.series_uid}: read the series again.")
-        missing = [tag for tag in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID") if not header.get(tag)]
-        if missing:
-            raise InputError(f"{path} has no {missing[0]}, so no derived series can refer to it.")
-        _drop_unreadable(header)
-        if "PerFrameFunctionalGroupsSequence" in header:
-            yield from _frames(header, source.frames or (1,))
-        else:
-            header.SourceImageSequence = [_reference(header)]
-            yield header
+def _write_one(
+    source: SourceHeader,
+    slice_hu: np.ndarray,
+    encoding: _Encoding,
+    derivation: Derivation,
+    series_uid: str,
+    now: datetime,
+    target: Path | io.BytesIO,
+) -> None:
+    """Turn a source header into that of the derived image and write it with its pixels.
 
-
-def _drop_unreadable(dataset: Dataset) -> None:
-    """Delete elements whose bytes don't make a value: they can't be written again, and must not cost the series.
-
-    Looking at each has pydicom settle, by the source's signedness, what "US or SS" of an implicit VR source means.
+    Raises:
+        InputError: the header cannot be written.
+        OSError: the disk is full or the folder is protected.
     """
-    for tag in list(dataset.keys()):
-        try:
-            element = dataset[tag]
-        except Exception:  # pydicom raises nearly anything on garbage
-            del dataset[tag]
-            continue
-        for item in element.value if element.VR == "SQ" else ():
-            _drop_unreadable(item)
-
-
-def _reference(header: Dataset, frame_number: int | None = None) -> Dataset:
-    """An item of SourceImageSequence (PS3.3 C.7.6.1.1.4) pointing at `header`'s instance."""
-    item = Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    if frame_number is not None:
-        item.ReferencedFrameNumber = frame_number
-    item.SpatialLocationsPreserved = "YES"
-    item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
-    return item
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    """A code of the DICOM Controlled Terminology (PS3.16 annex D)."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
-
-
-def _frames(enhanced: Dataset, numbers: tuple[int, ...]) -> Iterator[Dataset]:
-    """Headers of single-frame CT images from the frames (from 1) of an enhanced multi-frame image."""
-    shared = enhanced.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    per_frame = enhanced.PerFrameFunctionalGroupsSequence
-    for keyword in _REMOVED_ENHANCED:
-        enhanced.pop(keyword, None)
-    for number in numbers:
-        header, own = copy.deepcopy(enhanced), per_frame[number - 1]
-        for groups in (shared[0], own):
-            # A group of several items (two X-ray sources) has no single-frame equivalent.
-            for group in (groups[keyword].value for keyword in _FLATTENED if keyword in groups):
-                if len(group) == 1:
-                    header.update(copy.deepcopy(group[0]))
-        header.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]  # the enhanced fourth value has other terms
-        header.InstanceNumber = number
-        _translate_units(header, own)
-        header.SourceImageSequence = [_reference(enhanced, number)]
-        yield header
-
-
-def _translate_units(header: Dataset, groups: Dataset) -> None:
-    """Enhanced CT keeps exposure as decimals and times per frame; single-frame CT has older attributes for them."""
-    for enhanced, single in {
-        "ExposureTimeInms": "ExposureTime",
-        "XRayTubeCurrentInmA": "XRayTubeCurrent",
-        "ExposureInmAs": "Exposure",
-    }.items():
-        if header.get(enhanced) is not None:
-            setattr(header, single, round(float(header[enhanced].value)))
-            del header[enhanced]
-    content = (groups.get("FrameContentSequence") or [Dataset()])[0]
-    if content.get("FrameAcquisitionNumber") is not None:
-        header.AcquisitionNumber = content.FrameAcquisitionNumber
-    acquired = str(content.get("FrameAcquisitionDateTime") or header.get("AcquisitionDateTime") or "")
-    if len(acquired) >= 14:
-        header.AcquisitionDate, header.AcquisitionTime = acquired[:8], acquired[8:].partition("+")[0].partition("-")[0]
+    try:
+        _set_pixels(source.header, slice_hu, encoding)
+        describe(source, derivation, series_uid, now)
+        source.restore()
+        pydicom.dcmwrite(target, source.header, enforce_file_format=True)
+    except OSError:
+        raise
+    except Exception as error:  # pydicom raises nearly anything on garbage
+        raise InputError(
+            f"{source.file} has a header that cannot be written again: save the result as .nrrd, or export the series "
+            "again."
+        ) from error
 
 
 def _check_same_geometry(volume: Volume, headers: list[Dataset], source: DicomSeries) -> None:
     """Raise InputError unless every slice of the volume lies where its source image lies."""
     problem = f"The volume doesn't match its source series {source.series_uid}: "
-    remedy = "Pass the series that the volume was read from, and a volume that was neither cropped nor resampled."
+    remedy = (
+        "Save the result as .nrrd; only a volume as it was read from its series, neither cropped, moved nor resampled, "
+        "can become a derived series."
+    )
     if len(volume.voxels) != len(headers):
         raise InputError(f"{problem}it has {len(volume.voxels)} slices, the source {len(headers)}. {remedy}")
     direction = np.reshape(volume.geometry.direction, (3, 3))
@@ -272,11 +172,37 @@ def _check_same_geometry(volume: Volume, headers: list[Dataset], source: DicomSe
             ("ImagePositionPatient", position_mm, min(0.25, step_mm / 2)),  # and evens out 0.1 mm either way
         ):
             actual = header.get(keyword)
-            if actual is not None and np.abs(np.asarray(actual, float) - expected).max() > tolerance:
+            if actual is not None and not _is_near(actual, expected, tolerance):
+                if keyword == "ImagePositionPatient":
+                    _check_even(headers, source)
                 raise InputError(
                     f"{problem}{keyword} of slice {number + 1} is {actual} in the source and {expected} in the volume. "
                     + remedy
                 )
+
+
+def _check_even(headers: Sequence[Dataset], source: DicomSeries) -> None:
+    """Raise InputError where the source's slices lie unevenly: the true reason why a volume does not fit them."""
+    try:
+        places_mm = np.array([header.ImagePositionPatient for header in headers], float)
+        steps_mm = np.linalg.norm(np.diff(places_mm, axis=0), axis=1)
+    except (AttributeError, TypeError, ValueError):
+        return
+    if len(steps_mm) > 1 and np.ptp(steps_mm) > _UNEVEN * steps_mm.min():
+        raise InputError(
+            f"The slices of series {source.series_uid} lie unevenly, {steps_mm.min():.4g} to {steps_mm.max():.4g} mm "
+            "apart, and those of the volume evenly: in a derived series they would lie in wrong places. Save the "
+            "result as .nrrd."
+        )
+
+
+def _is_near(actual: Any, expected: Any, tolerance: float) -> bool:
+    """Whether an element has as many numbers as expected, each within the tolerance."""
+    try:
+        numbers = np.asarray(actual, float)
+    except (TypeError, ValueError):
+        return False
+    return numbers.shape == np.shape(expected) and bool(np.abs(numbers - expected).max() <= tolerance)
 
 
 def _encoding_of(header: Dataset) -> _Encoding | None:
@@ -297,70 +223,6 @@ def _choose_encoding(voxels_hu: np.ndarray, headers: list[Dataset], source: Dico
         f"The result for series {source.series_uid} holds {voxels_hu.min()} to {voxels_hu.max()} HU, more than a "
         "16-bit CT image can hold. Save it as .nrrd instead."
     )
-
-
-def _describe(header: Dataset, derivation: Derivation, series_uid: str, now: datetime) -> None:
-    """Turn a source header into that of the derived image, apart from the attributes of its pixels."""
-    # Private attributes may describe the source's pixels (thumbnails, checksums, even vendor-compressed pixel data):
-    # only their vendor knows. None is copied; who needs one finds it through SourceImageSequence.
-    header.remove_private_tags()
-    for tag in [tag for tag in header if tag.tag.group & 0xFF00 in (0x5000, 0x6000)]:
-        del header[tag.tag]
-    for keyword in _REMOVED:
-        header.pop(keyword, None)
-    for keyword in _MAY_BE_EMPTY:
-        header.setdefault(keyword, None)
-
-    # Values 4 and beyond tell monoenergetic from other multi-energy images (PS3.3 C.8.2.1.1.1): still true.
-    special = header.ImageType[3:] if "ImageType" in header and header["ImageType"].VM > 3 else []
-    header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", *special]
-    header.Modality = "CT"
-    header.SOPClassUID = CTImageStorage
-    header.SOPInstanceUID = generate_uid(prefix=None)
-    header.SeriesInstanceUID = series_uid
-    header.SeriesNumber = int(header.get("SeriesNumber") or 0) + derivation.series_number_offset
-    suffix = _plain(derivation.series_suffix, 64)
-    name = str(header.get("SeriesDescription") or "")[: 63 - len(suffix)].strip()
-    header.SeriesDescription = f"{name} {suffix}".strip()
-    with suppress(ValueError, TypeError):  # absent or malformed; else it holds for all times here, ours too
-        now = now.astimezone(datetime.strptime(header.get("TimezoneOffsetFromUTC"), "%z").tzinfo)
-    for event in ("InstanceCreation", "Content", "Series"):
-        setattr(header, f"{event}Date", now.strftime("%Y%m%d"))
-        setattr(header, f"{event}Time", now.strftime("%H%M%S.%f"))
-    if header.get("BurnedInAnnotation") != "YES":  # text burned into the source is in our pixels too
-        header.BurnedInAnnotation = "NO"
-    lossy = _LOSSY_METHOD.get(header.file_meta.get("TransferSyntaxUID"))
-    if lossy and header.get("LossyImageCompression") != "01":  # once lost, always lost (PS3.3 C.7.6.1.1.5)
-        header.LossyImageCompression, header.LossyImageCompressionMethod = "01", lossy
-    _add_history(header, derivation, now)
-
-    header.preamble = b"\0" * 128
-    header.file_meta = FileMetaDataset()
-    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
-    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-
-
-def _add_history(header: Dataset, derivation: Derivation, now: datetime) -> None:
-    """Say what was done and by what, after what the source says about earlier steps."""
-    text = _plain(derivation.description, 1024)
-    earlier = str(header.get("DerivationDescription") or "")
-    header.DerivationDescription = f"{earlier}; {text}" if earlier and len(earlier) + len(text) <= 1022 else text
-    # CID 7203 has no code for noise reduction; of what it has, smoothing is the one that is true. One item per step.
-    codes = header.get("DerivationCodeSequence") or []
-    header.DerivationCodeSequence = [*codes, _code("113087", "Smoothing")]
-    equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = [_code("109103", "Modifying Equipment")]
-    equipment.Manufacturer = equipment.ManufacturerModelName = "ASCON"
-    equipment.SoftwareVersions = _plain(derivation.software_version, 64)
-    equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S.%f%z")
-    equipment.ContributionDescription = text
-    header.ContributingEquipmentSequence = [*(header.get("ContributingEquipmentSequence") or []), equipment]
-
-
-def _plain(text: str, length: int) -> str:
-    """Our own words in ASCII, which every specific character set holds; the backslash separates values."""
-    return text.replace("\\", "/").encode("ascii", "replace").decode()[:length]
 
 
 def _set_pixels(header: Dataset, slice_hu: np.ndarray, encoding: _Encoding) -> None:
@@ -385,7 +247,7 @@ def _set_pixels(header: Dataset, slice_hu: np.ndarray, encoding: _Encoding) -> N
 
 def _padding_hu(header: Dataset, keyword: str) -> float:
     """A padding value in HU, NaN without one."""
-    if (raw := header.get(keyword)) is None:
+    if not isinstance(raw := header.get(keyword), (int, bytes)):
         return np.nan
     stored = padding_as_stored(raw, int(header.BitsAllocated), header.get("PixelRepresentation") == 1)
     return stored * float(header.get("RescaleSlope", 1)) + float(header.get("RescaleIntercept", 0))

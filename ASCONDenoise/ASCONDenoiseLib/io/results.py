@@ -19,11 +19,14 @@ from typing import Any
 
 from ASCONDenoiseLib import __version__
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, check_parent, file_suffix
-from ASCONDenoiseLib.io.image_files import WRITABLE_SUFFIXES, check_place, write_image
-from ASCONDenoiseLib.io.volume import Volume
+from ASCONDenoiseLib.io.atomic import atomic_file, atomic_folder, check_new, check_parent, check_space, file_suffix
+from ASCONDenoiseLib.io.image_files import WRITABLE_SUFFIXES, check_place, check_writable, write_image
+from ASCONDenoiseLib.io.volume import DicomSeries, Volume
 
-FILES_ONLY_READ = (".nhdr", ".mhd", ".dcm", ".ima", ".dicom")
+FILES_NOT_WRITTEN = frozenset(
+    """.nhdr .mhd .dcm .ima .dicom .hdr .img .raw .mgh .mgz .mnc .vtk .vti .npy .npz .h5 .hdf5 .mat .tif .tiff .png .jpg
+    .jpeg .bmp .gif .gz .bz2 .xz .zst .zip .tar .tgz .7z .rar .json .csv .txt .pdf .html .xml""".split()
+)
 """Suffixes that nobody means as the name of a folder, and that cannot be written as one file."""
 
 SHORT_SHA256 = 12
@@ -59,32 +62,46 @@ class VolumeFile:
 
         An existing file or record is refused unless `force`.
         """
-        check_place(self.path)
+        for path in (self.path, self.record_path):
+            check_place(path)
         if self.path.exists() and Path(source).exists() and self.path.samefile(source):
             raise InputError(
                 f"{self.path} is both input and output: choose another output, the original is worth keeping."
             )
         for existing in (self.path, self.record_path):
-            if existing.exists() and not force:
+            if os.path.lexists(existing) and not force:
                 raise InputError(f"{existing} exists already: choose another output, or overwrite it with --force.")
         _check_writable(self.path.parent)
 
     def check_volume(self, volume: Volume, source_name: str) -> None:
-        """Any volume can be written to a file."""
+        """Raise InputError where the format cannot hold the volume, WriteError where the disk cannot. Ask early."""
+        check_writable(volume, self.path)
+        compressed = file_suffix(self.path) != ".nii"
+        check_space(self.path, volume.voxels.nbytes // (8 if compressed else 1))
 
-    def write(self, volume: Volume, record: dict[str, Any]) -> list[Path]:
-        """Write both, or neither; what was there is replaced. Returns their paths.
+    def write(self, volume: Volume, record: dict[str, Any], *, force: bool = False) -> list[Path]:
+        """Write both, or neither. Returns their paths.
+
+        Args:
+            volume: what the suffix says a file of.
+            record: of how it was made.
+            force: what is there is replaced; else what came there since `check` stays and is an InputError.
 
         Raises:
-            InputError: a dtype or shape that the formats lack.
+            InputError: a dtype, shape or geometry that the format lacks.
             WriteError: the disk is full or the folder is protected.
         """
-        with atomic_file(self.record_path) as record_file, atomic_file(self.path) as volume_file:
+        with (
+            atomic_file(self.record_path, replace=force) as record_file,
+            atomic_file(self.path, replace=force) as volume_file,
+        ):
             write_image(volume, volume_file)
             with volume_file.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             record = {**record, "file": self.path.name, "file_sha256": digest}
-            record_file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            record_file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
+            if not force:  # what follows renames two files; the second must not fail
+                check_new(self.record_path)
         return [self.path, self.record_path]
 
 
@@ -102,7 +119,7 @@ class SeriesFolder:
         """Raise InputError where no series can be written, `force` or not: the folder holds something. Ask early."""
         from ASCONDenoiseLib.io.dicom_writer import check_new_folder
 
-        if file_suffix(self.path) in FILES_ONLY_READ:
+        if file_suffix(self.path).lower() in FILES_NOT_WRITTEN:
             raise InputError(
                 f"{self.path.name} cannot be written: name a file that ends in {', '.join(WRITABLE_SUFFIXES)}, or, "
                 "for a DICOM series, a folder."
@@ -110,26 +127,38 @@ class SeriesFolder:
         _check_writable(check_new_folder(self.path).parent)
 
     def check_volume(self, volume: Volume, source_name: str) -> None:
-        """Raise InputError unless the volume, read from `source_name`, has DICOM headers to derive a series from."""
+        """Raise InputError where no series can be derived from the headers of the volume, read from `source_name`.
+
+        WriteError where the disk has no room for it. Ask early; all headers are looked through.
+        """
+        from ASCONDenoiseLib.io.dicom_writer import check_derivable
+
+        check_derivable(volume, self._source_of(volume, source_name))
+        check_space(self.path, 2 * volume.voxels.size)  # 16 bits, uncompressed
+
+    def _source_of(self, volume: Volume, source_name: str) -> DicomSeries:
         if volume.source is None:
             raise InputError(
                 f"{self.path} names a folder, for a DICOM series, but {source_name} is not DICOM and has no header to "
                 f"derive one from: name a file that ends in {', '.join(WRITABLE_SUFFIXES)}."
             )
+        return volume.source
 
-    def write(self, volume: Volume, record: dict[str, Any]) -> list[Path]:
+    def write(self, volume: Volume, record: dict[str, Any], *, force: bool = False) -> list[Path]:
         """Write the series, described by a `denoising_record`; returns its files.
+
+        `force` changes nothing: no folder that holds something is replaced.
 
         Raises:
             InputError: the volume has no DICOM source; see `dicom_writer.write_derived_series` for more.
             WriteError: the disk is full or the folder is protected.
         """
-        from ASCONDenoiseLib.io.dicom_writer import Derivation, write_derived_series
+        from ASCONDenoiseLib.io.dicom_derivation import Derivation
+        from ASCONDenoiseLib.io.dicom_writer import write_derived_series
 
-        self.check_volume(volume, record["source"])
-        assert volume.source
+        source = self._source_of(volume, record["source"])
         derivation = Derivation(f"Denoised by ASCON {__version__}: {describe(record)}", software_version=__version__)
-        return write_derived_series(volume, volume.source, self.path, derivation)
+        return write_derived_series(volume, source, self.path, derivation)
 
 
 def made_by(command: str, source: Volume, source_name: str) -> dict[str, Any]:
@@ -145,22 +174,23 @@ def made_by(command: str, source: Volume, source_name: str) -> dict[str, Any]:
         "ascon_version": __version__,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "source": source_name,
-        "source_series_uid": source.source.series_uid if source.source else None,
+        "source_series_uid": source.source.series_uid or None if source.source else None,
         "slices": len(source.voxels),
     }
 
 
 def describe(record: dict[str, Any]) -> str:
-    """A `denoising_record` on one line."""
+    """A `denoising_record` on one line: facts, then the sentences among its notes, and its warnings."""
+    sentences = [*(note for note in record["notes"] if note.endswith(".")), *record.get("warnings", ())]
     facts = (
         f"{record['model']} {record['model_version']} (sha256 {record['model_sha256'][:SHORT_SHA256]})",
         f"device {record['device']}",
         f"precision {record['precision']}",
         f"strength {record['strength']:g}",
         f"{record['slices']} slice{'s' if record['slices'] != 1 else ''} in {record['seconds']:.1f} s",
-        *record["notes"],
+        *(note for note in record["notes"] if not note.endswith(".")),
     )
-    return ", ".join(facts)
+    return ". ".join([", ".join(facts), " ".join(sentences)]) if sentences else ", ".join(facts)
 
 
 def check_results_folder(folder: str | Path, command: str) -> Path:
@@ -204,7 +234,7 @@ def write_results(folder: Path, command: str, results: dict[str, Any]) -> dict[s
     """
     results = {"command": command, "ascon_version": __version__, **results}
     results["files"] = sorted(_files(folder) | {RESULTS})
-    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", "utf-8", "backslashreplace")
     return results
 
 

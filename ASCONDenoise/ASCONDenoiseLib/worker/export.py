@@ -39,7 +39,8 @@ class ExportRequest:
 
 def export(job: Job, request: ExportRequest, _: WarmModel) -> dict[str, Any]:
     """Returns the folder, and how many files are in it."""
-    from ASCONDenoiseLib.io.dicom_writer import Derivation, check_new_folder, write_derived_series
+    from ASCONDenoiseLib.io.dicom_derivation import Derivation
+    from ASCONDenoiseLib.io.dicom_writer import check_new_folder, write_derived_series
 
     geometry = _geometry(request.ijk_to_ras)
     voxels = read_voxels(request.input)
