@@ -9,7 +9,7 @@ from ASCONDenoiseLib.imaging.hounsfield import to_gray
 from ASCONDenoiseLib.reports import pictures
 from ASCONDenoiseLib.reports.pictures import Panel, side_by_side_png
 
-BLUE, GRAY, RED = np.array([(59, 76, 191), (222, 222, 222), (181, 5, 38)])  # the panel's
+BLUE, DARK, HALF_RED, RED = np.array([(178, 219, 255), (10, 10, 10), (237, 66, 41), (255, 207, 189)])  # the panel's
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def test_difference_colours_are_symmetric_and_clipped(tmp_path):
     column = shown[top : top + height, left + width + pictures.GAP_PX + 200].astype(int)
     assert (column[0] == RED).all()  # beyond +60
     assert (column[199] == BLUE).all()  # beyond -60
-    assert (column[399] == GRAY).all()  # zero
-    assert (abs(column[250] - (GRAY + RED) / 2) <= 1).all()  # +30 HU is half-way
+    assert (column[399] == DARK).all()  # zero
+    assert (abs(column[250] - HALF_RED) <= 1).all()  # +30 HU
     bar = shown[top : top + height, left + 2 * (width + pictures.GAP_PX) + 3]
     assert (bar[0] == RED).all() and (bar[-1] == BLUE).all()
-    assert (abs(bar[height // 2].astype(int) - GRAY) <= 3).all()
+    assert (abs(bar[height // 2].astype(int) - DARK) <= 3).all()
 
 
 def test_clusters_are_painted_in_their_colours(tmp_path):

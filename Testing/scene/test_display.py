@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from scene_fixtures import a_volume, slicer, vtk
 
+from ASCONDenoiseLib.imaging.difference import difference_colours
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU
 from ASCONDenoiseLib.scene.display import (
     SharedWindow,
     difference_colors,
+    is_automatic_window,
     reveal,
     set_window,
     show_as_difference,
@@ -63,9 +65,9 @@ def test_differences_are_shown_in_diverging_colours_around_zero(a_scene):
     display.GetOutputImageDataConnection().GetProducer().Update()
     rgba = numpy_rgba(display)
     low, quarter, zero, _, high = rgba[:, :3].astype(int)
-    assert low[2] - low[0] > 100 and high[0] - high[2] > 100  # blue, red
-    assert np.ptp(zero) <= 1 and zero[0] > 200  # gray, whatever the limit
-    assert (np.abs(quarter - (low + zero) / 2) <= 3).all()
+    assert low[2] - low[0] > 50 and high[0] - high[2] > 50  # blue, red
+    assert np.ptp(zero) <= 1 and zero[0] < 15  # dark, whatever the limit
+    assert quarter[2] - quarter[0] > 100 and (np.abs(quarter - 255 * difference_colours(np.array(-0.5))) <= 6).all()
     assert scale.GetTitleText() == "HU" and scale.GetPrimaryDisplayNode() is display
     modified = []
     scale.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: modified.append(True))
@@ -75,6 +77,26 @@ def test_differences_are_shown_in_diverging_colours_around_zero(a_scene):
     assert a_scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode") == 1
     assert a_scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode") == 1
     assert node.GetVolumeDisplayNode() is display
+
+
+def test_a_scene_with_other_colours_of_differences_gets_these(a_scene):
+    node = a_volume(a_scene)
+    show_as_difference(node)
+    colors = difference_colors(a_scene)
+    wanted = lookup_table(colors)
+    colors.GetLookupTable().SetTableValue(127, 0.87, 0.87, 0.87, 1)
+    again = difference_colors(a_scene)
+    assert again is colors
+    np.testing.assert_array_equal(lookup_table(again), wanted)
+
+
+def test_the_window_is_the_automatic_one_until_one_is_chosen(a_scene):
+    volume = a_scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "without a display")
+    assert not is_automatic_window(volume)
+    volume.CreateDefaultDisplayNodes()
+    assert is_automatic_window(volume)
+    set_window([volume], (0, 80))
+    assert not is_automatic_window(volume)
 
 
 def test_the_colours_of_differences_come_back_with_the_scene(a_scene, tmp_path):

@@ -94,6 +94,8 @@ class qSlicerLayoutManager(QtCore.QObject):
         for widget in (*self._widgets.values(), *self._plots.values()):
             widget.hide()
             widget.setParent(self._viewport)
+        for widget in self._widgets.values():
+            widget.mrmlSliceNode().SetMappedInLayout(False)
         while box.count():
             box.takeAt(0).widget().deleteLater()
         box.addWidget(self._built(ElementTree.fromstring(text)))
@@ -132,5 +134,6 @@ class qSlicerLayoutManager(QtCore.QObject):
             self._slices.AddItem(logic)
             self._widgets[tag] = qMRMLSliceWidget(self._viewport)
             self._widgets[tag].set_logic(logic)
+        node.SetMappedInLayout(True)
         self._widgets[tag].show()
         return self._widgets[tag]

@@ -1,4 +1,4 @@
-"""The difference, denoised less LDCT, and its colours: blue where HU fell, light gray at zero, red where they rose."""
+"""The difference, denoised less LDCT, as colours: dark at zero, blue where HU fell, red where they rose."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ import numpy as np
 DIFFERENCE_LIMIT_HU = 100.0
 """Differences are shown from minus to plus this unless another limit is chosen."""
 
-_STOPS = np.array([(0.23, 0.30, 0.75), (0.87, 0.87, 0.87), (0.71, 0.02, 0.15)])
+LIMITS_HU = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
+"""The limits that `limit_for_spread` chooses from."""
+
+_STOPS = np.array([(0.70, 0.86, 1.00), (0.16, 0.46, 0.96), (0.04, 0.04, 0.04), (0.93, 0.26, 0.16), (1.00, 0.81, 0.74)])
+"""Colours at -1, -0.5, 0, 0.5 and 1; opposite ones are about equally bright."""
 
 
 def difference_colours(difference: np.ndarray) -> np.ndarray:
     """Colours (..., 3) from 0 to 1 of differences (...) in units of the limit; beyond -1 and 1 they stay the same."""
-    return np.stack([np.interp(difference, (-1, 0, 1), channel) for channel in _STOPS.T], axis=-1)
+    places = np.linspace(-1, 1, len(_STOPS))
+    return np.stack([np.interp(difference, places, channel) for channel in _STOPS.T], axis=-1)
+
+
+def limit_for_spread(standard_deviation_hu: float) -> float:
+    """Return the smallest of LIMITS_HU that three standard deviations of a difference fit in, else the largest."""
+    return next((limit for limit in LIMITS_HU if limit >= 3 * standard_deviation_hu), LIMITS_HU[-1])

@@ -16,7 +16,7 @@ import vtk
 from ASCONDenoiseLib import messages
 from ASCONDenoiseLib.scene.provenance import INPUT_ROLE, set_provenance
 from ASCONDenoiseLib.scene.tables import column_of, fill_with_numbers, rows_of, text_table
-from ASCONDenoiseLib.scene.volumes import ijk_to_ras_matrix, place_beside
+from ASCONDenoiseLib.scene.volumes import ijk_to_ras_matrix, place_beside, transformed
 
 TABLE_ROLE, POINTS_ROLE, CHART_ROLE, MARK_ROLE = "ASCON.Table", "ASCON.Points", "ASCON.Chart", "ASCON.Mark"
 """Node references of the segmentation; INPUT_ROLE refers to the volume."""
@@ -248,7 +248,7 @@ def place_of(segmentation: slicer.vtkMRMLSegmentationNode, row: int) -> tuple[fl
         return None
     ijk = [float(_column(segmentation, axis)[row]) for axis in "ijk"]
     ras = ijk_to_ras_matrix(volume).MultiplyPoint((*ijk, 1.0))[:3]
-    return _transformed(volume.GetParentTransformNode(), None, ras)
+    return transformed(volume.GetParentTransformNode(), None, ras)
 
 
 def nearest_point(
@@ -262,7 +262,7 @@ def nearest_point(
     volume = volume_of(segmentation)
     if volume is None or segmentation.GetNodeReference(POINTS_ROLE) is None:
         return None
-    ras = _transformed(None, volume.GetParentTransformNode(), place)
+    ras = transformed(None, volume.GetParentTransformNode(), place)
     matrix = ijk_to_ras_matrix(volume)
     ijk = np.stack([_column(segmentation, axis) for axis in "ijk"], axis=1)
     if not len(ijk):
@@ -303,13 +303,6 @@ def _column(segmentation: slicer.vtkMRMLSegmentationNode, name: str) -> np.ndarr
 
 def _is_of(series_id: str, points: slicer.vtkMRMLTableNode) -> bool:
     return points.GetScene().GetNodeByID(series_id).GetTableNode() is points
-
-
-def _transformed(source: Any, target: Any, point: tuple[float, float, float]) -> tuple[float, float, float]:
-    """A point from one transform node's coordinates to another's (None: the world's), warps included."""
-    transform = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, transform)
-    return transform.TransformPoint(point)
 
 
 def _unit(colour: Iterable[int]) -> tuple[float, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -10,6 +11,7 @@ import slicer
 import vtk
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.scene.view_fit import body_corners, fit_views
 from ASCONDenoiseLib.scene.volumes import ijk_to_world
 from ASCONDenoiseLib.scene.voxels import Plane
 
@@ -27,6 +29,15 @@ COMPARE_LAYOUTS = {
 VIEW_GROUP = 7460
 """The views are linked among themselves; Slicer's own are in group 0."""
 
+BODY_ASPECT = 1.3
+"""Breadth of a trunk, divided by its depth."""
+
+BAR_PX = 26
+"""Height of the bar above each view."""
+
+VOLUME_ORIENTATION = "Volume"
+"""Name of an oblique volume's own plane; a part of an attribute's name in scene files, so without blanks."""
+
 _COLORS = {"LDCT": "#E8A33D", "denoised": "#4FB286", "NDCT": "#5B8DEF", "difference": "#B07CC6"}
 
 
@@ -35,14 +46,42 @@ def view_name(pane: str) -> str:
     return f"ASCON-{pane}"
 
 
-def compare_layout_xml(panes: Sequence[str], labels: Mapping[str, str] | None = None) -> str:
-    """The layout: up to three views in a row, four in two rows. `labels` are the panes' names on the screen."""
+def columns_that_show_most(panes: int, width: int, height: int) -> int:
+    """How many panes to put into a row, so that each shows a body as large as can be.
+
+    Args:
+        panes: how many there are.
+        width, height: of the window's part for views, in pixels; nothing known: 0.
+    """
+
+    if width <= 0 or height <= 0:
+        return panes if panes < 4 else 2
+
+    def size(columns: int) -> float:
+        rows = -(-panes // columns)
+        size = min(width / columns / BODY_ASPECT, height / rows - BAR_PX)
+        return size if columns > 1 else 0.8 * size  # one above the other is harder to compare
+
+    return max(range(panes, 0, -1), key=size)
+
+
+def compare_layout_xml(
+    panes: Sequence[str], labels: Mapping[str, str] | None = None, columns: int | None = None
+) -> str:
+    """The layout as Slicer wants it described.
+
+    Args:
+        panes: one view for each.
+        labels: the panes' names on the screen.
+        columns: panes in a row; None: up to three, four in two rows. A last row of fewer is as wide as the others.
+    """
     labels = labels or {}
+    columns = columns or columns_that_show_most(len(panes), 0, 0)
     views = [_view_xml(pane, labels.get(pane, pane)) for pane in panes]
-    if len(views) < 4:
-        return _row_xml(views)
-    rows = "".join(f"<item>{_row_xml(views[i : i + 2])}</item>" for i in range(0, len(views), 2))
-    return f'<layout type="vertical" split="true">{rows}</layout>'
+    rows = [_row_xml(views[i : i + columns]) for i in range(0, len(views), columns)]
+    if len(rows) == 1:
+        return rows[0]
+    return f'<layout type="vertical" split="true">{"".join(f"<item>{row}</item>" for row in rows)}</layout>'
 
 
 def _row_xml(views: Sequence[str]) -> str:
@@ -55,14 +94,53 @@ def _view_xml(pane: str, label: str) -> str:
     return f'<view class="vtkMRMLSliceNode" singletontag={quoteattr(view_name(pane))}>{"".join(elements)}</view>'
 
 
-def register_compare_layouts(layout_node: slicer.vtkMRMLLayoutNode, labels: Mapping[str, str] | None = None) -> None:
-    """Makes the layouts of COMPARE_LAYOUTS known, so that a scene that was saved with one of them can be shown."""
+def register_compare_layouts(
+    layout_node: slicer.vtkMRMLLayoutNode,
+    labels: Mapping[str, str] | None = None,
+    size: tuple[int, int] = (0, 0),
+) -> None:
+    """Makes the layouts of COMPARE_LAYOUTS known, so that a scene that was saved with one of them can be shown.
+
+    Where one of them is on, it is arranged anew.
+
+    Args:
+        layout_node: of the scene.
+        labels: the panes' names on the screen; they only count for views that are not there yet.
+        size: width and height of the window's part for views, in pixels, which decide on the columns.
+    """
     for panes, number in COMPARE_LAYOUTS.items():
-        xml = compare_layout_xml(panes, labels)
+        xml = compare_layout_xml(panes, labels, columns_that_show_most(len(panes), *size))
         if layout_node.IsLayoutDescription(number):
             layout_node.SetLayoutDescription(number, xml)
         else:
             layout_node.AddLayoutDescription(number, xml)
+
+
+def pane_labels(strength: float, opacity: float = 1.0, translate: Callable[[str], str] = str) -> dict[str, str]:
+    """The panes' names on the screen, short enough for narrow views.
+
+    Args:
+        strength: of the denoised volume, 0 to 1; it is the name of its pane.
+        opacity: how much of the denoised volume its pane shows over the LDCT, 0 to 1: what is seen then is the result
+            of so much less strength, or the LDCT itself.
+        translate: a function that translates texts.
+    """
+    shown = f"{100 * strength * opacity:.0f}\N{NO-BREAK SPACE}%"
+    return {
+        "LDCT": "LDCT",
+        "denoised": shown if opacity > 0 else "LDCT",
+        "NDCT": "NDCT",
+        "difference": translate("diff."),
+    }
+
+
+def label_panes(scene: slicer.vtkMRMLScene, labels: Mapping[str, str]) -> None:
+    """Gives the panes' views their names; views that are not there yet are left out."""
+    panes = {view_name(pane): pane for pane in labels}
+    for i in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+        view = scene.GetNthNodeByClass(i, "vtkMRMLSliceNode")
+        if view.GetLayoutName() in panes:
+            view.SetLayoutLabel(labels[panes[view.GetLayoutName()]])
 
 
 def compare_volumes(
@@ -120,7 +198,7 @@ def _match_views(views: Sequence[slicer.vtkMRMLSliceNode]) -> None:
 def show_slice(
     views: Sequence[slicer.vtkMRMLSliceNode], volume: slicer.vtkMRMLScalarVolumeNode, index: int | None = None
 ) -> None:
-    """Turns the views into the volume's own axial plane and shows all of a slice.
+    """Turns the views into the volume's own axial plane and shows a slice, fitted to the body.
 
     Args:
         views: the slice nodes.
@@ -135,16 +213,21 @@ def show_slice(
         transform = volume.GetParentTransformNode()
         if transform is None or transform.IsTransformToWorldLinear():
             view.RotateToVolumePlane(volume)
+            _name_orientation(view)
         view.JumpSliceByCentering(*centre)
-        ras_to_slice = vtk.vtkMatrix4x4()
-        vtk.vtkMatrix4x4.Invert(view.GetSliceToRAS(), ras_to_slice)
-        bounds = [0.0] * 6
-        volume.GetSliceBounds(bounds, ras_to_slice)
-        pixels = [max(side, 1) for side in view.GetDimensions()[:2]]
-        mm_per_pixel = max((bounds[1] - bounds[0]) / pixels[0], (bounds[3] - bounds[2]) / pixels[1])
-        view.SetXYZOrigin(0, 0, 0)
-        view.SetFieldOfView(mm_per_pixel * pixels[0], mm_per_pixel * pixels[1], view.GetFieldOfView()[2])
-        view.UpdateMatrices()
+    fit_views(views, body_corners(volume))
+
+
+def _name_orientation(view: slicer.vtkMRMLSliceNode) -> None:
+    """Gives an oblique plane a name among the view's orientations.
+
+    A view in a plane without a name is saved as "Reformat", and Slicer complains when it reads that.
+    """
+    if view.GetOrientation() == view.GetReformatOrientationName():
+        directions = vtk.vtkMatrix3x3()
+        for row, column in itertools.product(range(3), range(3)):
+            directions.SetElement(row, column, view.GetSliceToRAS().GetElement(row, column))
+        view.AddSliceOrientationPreset(VOLUME_ORIENTATION, directions)
 
 
 def shown_planes(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.vtkMRMLSliceNode]) -> list[Plane]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import slicer
 import vtk
+from vtk.util import numpy_support
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.imaging.difference import DIFFERENCE_LIMIT_HU, difference_colours
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU
 
 
@@ -25,6 +28,13 @@ def window_of(volume: slicer.vtkMRMLScalarVolumeNode) -> tuple[float, float]:
     if display is None:
         raise InputError(f'The volume "{volume.GetName()}" has no display node. Show it once, then retry.')
     return display.GetWindowLevelMin(), display.GetWindowLevelMax()
+
+
+def is_automatic_window(volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether Slicer finds the volume's window from its voxels, as it does until somebody has chosen one."""
+    display = volume.GetVolumeDisplayNode()
+    automatic = display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode")
+    return automatic and bool(display.GetAutoWindowLevel())
 
 
 def copy_display(source: slicer.vtkMRMLScalarVolumeNode, target: slicer.vtkMRMLScalarVolumeDisplayNode) -> None:
@@ -88,24 +98,21 @@ class SharedWindow:
 
 # ----------------------------------------------------------------------------------------------------------- difference
 
-DIFFERENCE_LIMIT_HU = 100.0
 DIFFERENCE_COLORS = 255
 """Odd, so that the difference 0 has a colour of its own."""
-_BLUE, _GRAY, _RED = (0.23, 0.30, 0.75), (0.87, 0.87, 0.87), (0.71, 0.02, 0.15)
 _COLOR_TAG = "ASCONDifferenceColors"
 
 
 def difference_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
-    """The scene's colour node for differences: blue below zero, light gray at zero, red above."""
+    """The scene's colour node for differences: blue below zero, dark at zero, red above."""
+    colors = difference_colours(np.linspace(-1, 1, DIFFERENCE_COLORS))
     node = scene.GetSingletonNode(_COLOR_TAG, "vtkMRMLColorTableNode")
-    if node is not None and node.GetNumberOfColors() == DIFFERENCE_COLORS:  # a scene may be saved without its colours
+    if node is not None and _has_colors(node, colors):
         return node
     table = vtk.vtkLookupTable()
     table.SetNumberOfTableValues(DIFFERENCE_COLORS)
-    middle = DIFFERENCE_COLORS // 2
-    for i in range(DIFFERENCE_COLORS):
-        end, weight = (_BLUE if i < middle else _RED), abs(i - middle) / middle
-        table.SetTableValue(i, *(gray + weight * (c - gray) for gray, c in zip(_GRAY, end, strict=True)), 1.0)
+    for i, color in enumerate(colors):
+        table.SetTableValue(i, *color, 1.0)
     if node is None:
         node = slicer.vtkMRMLColorTableNode()
         node.SetName("ASCON difference")
@@ -116,6 +123,14 @@ def difference_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNod
     node.SetLookupTable(table)
     node.SetNamesFromColors()
     return node
+
+
+def _has_colors(node: slicer.vtkMRMLColorTableNode, colors: np.ndarray) -> bool:
+    """False for a scene that was saved without its colours, or with those of an earlier version."""
+    if node.GetNumberOfColors() != len(colors):
+        return False
+    table = numpy_support.vtk_to_numpy(node.GetLookupTable().GetTable())
+    return bool(np.abs(table[:, :3] - 255 * colors).max() < 2)
 
 
 def show_as_difference(node: slicer.vtkMRMLScalarVolumeNode, limit_hu: float = DIFFERENCE_LIMIT_HU) -> None:
@@ -139,11 +154,8 @@ def show_scale(node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLColorLegen
     scale = slicer.vtkMRMLColorLegendDisplayNode()
     scale.SetName(f"{node.GetName()} scale")
     scale.SetTitleText("HU")
-    scale.SetNumberOfLabels(5)
+    scale.SetNumberOfLabels(3)
     scale.SetLabelFormat("%.0f")
-    for text in (scale.GetTitleTextProperty(), scale.GetLabelTextProperty()):  # legible on light gray too
-        text.SetBackgroundColor(0, 0, 0)
-        text.SetBackgroundOpacity(0.6)
     node.GetScene().AddNode(scale)
     scale.SetAndObservePrimaryDisplayNode(display)
     node.AddAndObserveDisplayNodeID(scale.GetID())

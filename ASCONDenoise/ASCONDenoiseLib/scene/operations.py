@@ -23,6 +23,7 @@ import numpy as np
 
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU
 from ASCONDenoiseLib.scene import anatomy_nodes
+from ASCONDenoiseLib.scene.body import difference_limit
 from ASCONDenoiseLib.scene.compare_layout import shown_planes
 from ASCONDenoiseLib.scene.display import set_window, show_as_difference
 from ASCONDenoiseLib.scene.provenance import provenance_sentence, set_provenance, set_strength
@@ -212,12 +213,12 @@ def blend_all(run: Run, strength: float) -> Operation:
     return run
 
 
-def difference(run: Run, limit_hu: float, node: Any = None) -> Operation:
+def difference(run: Run, limit_hu: float | None, node: Any = None) -> Operation:
     """Denoised less LDCT as a volume node in diverging colours, `run.difference`; returns it.
 
     Args:
         run: the result.
-        limit_hu: the colours reach from -limit to +limit.
+        limit_hu: the colours reach from -limit to +limit; None: as far as suits the difference, `window_of` tells.
         node: the volume node that becomes the difference; None: a new one.
     """
     denoised = volume_array(run.output)
@@ -228,7 +229,7 @@ def difference(run: Run, limit_hu: float, node: Any = None) -> Operation:
         node = new_volume_like(run.output.GetScene(), run.output, name, image)
     else:
         make_like(node, run.output, image)
-    show_as_difference(node, limit_hu)
+    show_as_difference(node, difference_limit(node, run.input) if limit_hu is None else limit_hu)
     run.difference = node
     return node
 

@@ -140,6 +140,17 @@ def ijk_to_world(node: slicer.vtkMRMLScalarVolumeNode) -> vtk.vtkMatrix4x4:
     return matrix
 
 
+def transformed(
+    source: slicer.vtkMRMLTransformNode | None,
+    target: slicer.vtkMRMLTransformNode | None,
+    point: tuple[float, float, float],
+) -> tuple[float, float, float]:
+    """A point from one transform node's coordinates to another's (None: the world's), warps included."""
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, transform)
+    return transform.TransformPoint(point)
+
+
 # --------------------------------------------------------------------------------------------------------------- origin
 
 DICOM_TAGS = {
