@@ -9,6 +9,7 @@ import pytest
 from scene_fixtures import OBLIQUE, a_volume, matrix_of, vtk
 
 from ASCONDenoiseLib.scene import anatomy_nodes
+from ASCONDenoiseLib.scene.compare_layout import view_name
 from ASCONDenoiseLib.scene.tables import column_of
 from ASCONDenoiseLib.scene.voxels import image_array
 
@@ -94,6 +95,31 @@ def test_the_separation_and_the_table_are_read_back(a_scan, some_labels):
     image = anatomy_nodes.new_label_image(a_scan)
     again = anatomy_nodes.show_anatomy(a_scan, image, facts, some_points(some_labels), anatomy)
     assert again is anatomy and anatomy_nodes.separation(anatomy) is None
+
+
+def test_clusters_are_outlines_at_first(a_scan, some_labels):
+    display = an_anatomy(a_scan, some_labels, some_points(some_labels)).GetDisplayNode()
+    assert display.GetOpacity2DFill() == 0 and display.GetVisibility2DOutline()
+
+
+def test_they_are_kept_out_of_the_view_of_the_difference_while_it_is_on(a_scene, a_scan, some_labels):
+    views = {}
+    for name in ("Red", view_name("LDCT"), view_name("difference")):
+        views[name] = a_scene.AddNewNodeByClass("vtkMRMLSliceNode")
+        views[name].SetLayoutName(name)
+        views[name].SetMappedInLayout(name != "Red")
+    *others, difference = (view.GetID() for view in views.values())
+    user_made = a_scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    user_made.CreateDefaultDisplayNodes()
+    display = an_anatomy(a_scan, some_labels, some_points(some_labels)).GetDisplayNode()
+    assert [display.IsDisplayableInView(view) for view in (*others, difference)] == [True, True, False]
+    assert user_made.GetDisplayNode().IsDisplayableInView(difference)
+    views[view_name("difference")].SetMappedInLayout(False)
+    anatomy_nodes.keep_off_difference(a_scene)
+    assert display.GetNumberOfViewNodeIDs() == 0  # views that come later show them, too
+    views[view_name("difference")].SetMappedInLayout(True)
+    anatomy_nodes.keep_off_difference(a_scene)
+    assert not display.IsDisplayableInView(difference) and display.IsDisplayableInView(others[0])
 
 
 def test_used_again_nothing_is_left_of_before(a_scene, a_scan, some_labels):

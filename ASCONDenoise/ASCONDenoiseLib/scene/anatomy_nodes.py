@@ -14,6 +14,7 @@ import slicer
 import vtk
 
 from ASCONDenoiseLib import messages
+from ASCONDenoiseLib.scene.compare_layout import view_name
 from ASCONDenoiseLib.scene.provenance import INPUT_ROLE, set_provenance
 from ASCONDenoiseLib.scene.tables import column_of, fill_with_numbers, rows_of, text_table
 from ASCONDenoiseLib.scene.volumes import ijk_to_ras_matrix, place_beside, transformed
@@ -30,6 +31,8 @@ NEAR_MM = 10.0
 MARKER_SIZE, MARK_SIZE = 6.0, 18.0
 MARK_COLOR = (0.0, 0.0, 0.0)
 """Of the marked point, on the light background of Slicer's plots."""
+
+VIEWS = "vtkMRMLAbstractViewNode"
 
 LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 
@@ -86,7 +89,26 @@ def show_anatomy(
     _fill_segments(segmentation.GetSegmentation(), labels, clusters, names)
     made = {key: facts[key] for key in ("model", "device", "precision", "notes", "fit_slices")}
     set_provenance(segmentation, source, made | (facts["separation"] or {}))
+    keep_off_difference(scene)
     return segmentation
+
+
+def keep_off_difference(scene: slicer.vtkMRMLScene) -> None:
+    """Keeps all anatomies out of the view of the difference, or shows them in all views where that is not on.
+
+    Call it when that view comes or goes. A display node can only name the views that it is shown in.
+    """
+    views = [scene.GetNthNodeByClass(i, VIEWS) for i in range(scene.GetNumberOfNodesByClass(VIEWS))]
+    others = [view.GetID() for view in views if view.GetLayoutName() != view_name("difference")]
+    is_on = any(view.IsMappedInLayout() for view in views if view.GetID() not in others)
+    for i in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
+        segmentation = scene.GetNthNodeByClass(i, "vtkMRMLSegmentationNode")
+        display = segmentation.GetDisplayNode()
+        if display is not None and segmentation.GetNodeReferenceID(TABLE_ROLE):
+            with slicer.util.NodeModify(display):
+                display.RemoveAllViewNodeIDs()
+                for view_id in others if is_on else []:
+                    display.AddViewNodeID(view_id)
 
 
 def _new_segmentation(source: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode:
@@ -96,6 +118,7 @@ def _new_segmentation(source: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLS
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.GetSegmentation().SetSourceRepresentationName(LABELMAP)
     node.CreateDefaultDisplayNodes()
+    set_opacity(node, 0.0)  # outlines first: they hide nothing
     node.SetAndObserveTransformNodeID(source.GetTransformNodeID())  # before the next, or a saved one is resampled
     node.SetReferenceImageGeometryParameterFromVolumeNode(source)
     place_beside(source, node)
