@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.card import ModelCard, Scope, load_card
 from ASCONDenoiseLib.models.files import find_model
-from ASCONDenoiseLib.models.suitability import sample, warnings
+from ASCONDenoiseLib.models.suitability import sample, warnings, warnings_of
 from ASCONDenoiseLib.physics.phantoms import abdomen, chest
 
 MM = (0.7, 0.7, 3.0)
@@ -107,6 +108,53 @@ def test_kernels_sharper_than_those_seen(a_body, the_card, kernel):
 def test_a_sharp_kernel_is_warned_of_only_where_none_was_seen(a_body, the_card, seen, warned):
     card = replace(the_card, scope=Scope(sharp_kernels=seen))
     assert len(warnings(a_body, MM, CT | {"kernel": "BONE"}, card)) == warned
+
+
+def test_a_sharp_kernel_is_warned_of_with_the_shifts_that_the_card_tells(a_body, the_card):
+    (sentence,) = warnings(a_body, MM, CT | {"kernel": "B70f"}, the_card)
+    assert "contrast medium -9.4 HU, soft tissue -6.3 HU" in sentence and "full strength" in sentence
+    silent = replace(the_card, scope=replace(the_card.scope, sharp_kernel_shift_hu={}))
+    (sentence,) = warnings(a_body, MM, CT | {"kernel": "B70f"}, silent)
+    assert "sharper" in sentence and "Expect" not in sentence
+
+
+def turned(degrees: float, *, about: str) -> tuple[float, ...]:
+    """An axial direction turned about the patient's left-right (x) or long axis (z)."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return (1, 0, 0, 0, c, -s, 0, s, c) if about == "x" else (c, -s, 0, s, c, 0, 0, 0, 1)
+
+
+AXIAL, CORONAL, SAGITTAL = (1, 0, 0, 0, 1, 0, 0, 0, 1), (1, 0, 0, 0, 0, 1, 0, -1, 0), (0, 0, 1, 1, 0, 0, 0, -1, 0)
+
+
+@pytest.mark.parametrize(
+    ("direction", "word"),
+    [
+        (CORONAL, "coronal"),
+        (tuple(-x for x in CORONAL), "coronal"),
+        (SAGITTAL, "sagittal"),
+        (turned(50, about="x"), "oblique"),
+        (turned(30, about="x"), ""),  # a tilted gantry
+        (turned(170, about="x"), ""),  # stored from head to feet
+        (turned(90, about="z"), ""),
+        (AXIAL, ""),
+    ],
+)
+def test_slices_that_are_not_axial(a_body, the_card, direction, word):
+    found = warnings(a_body, MM, CT, the_card, direction=direction)
+    assert [word in sentence and "axial" in sentence for sentence in found] == [True] * bool(word)
+
+
+@pytest.mark.parametrize(("x", "y", "warned"), [(0.7, 0.7, 0), (0.7, 1.0, 0), (0.7, 3.0, 1), (5.0, 0.7, 1)])
+def test_pixels_that_are_not_square(a_body, the_card, x, y, warned):
+    found = warnings(a_body, (x, y, 3.0), CT, the_card)
+    assert ["not square" in sentence for sentence in found] == [True] * warned
+
+
+def test_a_volume_is_judged_by_all_that_is_known_of_it(a_body, the_card):
+    volume = Volume(a_body, Geometry(MM, direction=CORONAL), description={"kernel": "B70f", "modality": "CT"})
+    assert [s.split()[1] for s in warnings_of(volume, "denoised.nrrd", the_card)] == ["its", "slices", "kernel"]
+    assert [s.split()[1] for s in warnings_of(volume, "scan.nrrd")] == ["slices"]
 
 
 @pytest.mark.parametrize(("part", "warned"), [("HEAD", True), ("BRAIN", True), ("KNEE", True), ("CHEST", False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ TEXTS = {"wanted": "a list of texts"}
 WINDOW = {"wanted": "two numbers, the lower one first"}
 DIGITS = {"wanted": "64 hexadecimal digits"}
 MILLIMETRES = {"wanted": "two numbers above 0 and up to 1000, the lower one first, or null"}
+SHIFTS = {"wanted": "HU by name of the tissue"}
 FRACTIONS = {"wanted": "two numbers above 0 and up to 1, the lower one first, or null"}
 
 
@@ -28,6 +30,8 @@ class Scope:
         doses: Lowest and highest dose of the inputs, as fractions of the normal dose.
         kernels: For people to read: makers name theirs as they like, so `sharp_kernels` is what is compared.
         sharp_kernels: Whether there were kernels for lung or bone among them.
+        sharp_kernel_shift_hu: What was measured on a kernel for lung or bone at full strength, where none was seen:
+            tissue -> shift of its mean.
         body_parts: E.g. "chest", "abdomen"; what `suitability` looks for is "head" and "limbs".
     """
 
@@ -35,6 +39,7 @@ class Scope:
     doses: tuple[float, float] | None = field(default=None, metadata=FRACTIONS)
     kernels: tuple[str, ...] = field(default=(), metadata=TEXTS)
     sharp_kernels: bool | None = field(default=None, metadata={"wanted": "true, false or null"})
+    sharp_kernel_shift_hu: dict[str, float] = field(default_factory=dict, metadata=SHIFTS)
     body_parts: tuple[str, ...] = field(default=(), metadata=TEXTS)
 
     def __post_init__(self) -> None:
@@ -44,6 +49,9 @@ class Scope:
         ):
             if ends is not None and not 0 < ends[0] <= ends[1] <= most:
                 raise FieldError("wrong", name, ends, words["wanted"])
+        for hu in self.sharp_kernel_shift_hu.values():
+            if type(hu) not in (int, float) or not math.isfinite(hu):
+                raise FieldError("wrong", "sharp_kernel_shift_hu", self.sharp_kernel_shift_hu, SHIFTS["wanted"])
 
 
 @dataclass(frozen=True)

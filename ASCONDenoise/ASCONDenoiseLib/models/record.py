@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ASCONDenoiseLib.io.results import made_by
@@ -12,8 +13,18 @@ if TYPE_CHECKING:
     from ASCONDenoiseLib.models.inference import Result
 
 
-def denoising_record(card: ModelCard, result: Result, source: Volume, source_name: str) -> dict[str, Any]:
-    """How a denoised volume came about."""
+def denoising_record(
+    card: ModelCard, result: Result, source: Volume, source_name: str, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """How a denoised volume came about.
+
+    Args:
+        card: of the model.
+        result: of the inference.
+        source: what was denoised; its notes go before those of the result.
+        source_name: of its file or folder.
+        warnings: of `suitability`.
+    """
     return made_by("denoise", source, source_name) | {
         "model": card.name,
         "model_version": card.version,
@@ -22,5 +33,6 @@ def denoising_record(card: ModelCard, result: Result, source: Volume, source_nam
         "precision": result.precision,
         "strength": result.strength,
         "seconds": round(result.seconds, 2),
-        "notes": list(result.notes),
+        "notes": [*source.notes, *result.notes],
+        "warnings": list(warnings),
     }

@@ -1,16 +1,19 @@
 """Whether a volume is what a model is for: sentences that warn and never refuse. numpy only.
 
-First what every model expects (HU of a CT, not denoised before), then what the model has seen in training, as the scope
-on its card says. What is not known about a volume or a model raises no warning.
+First what every model expects (HU of a CT, not denoised before, axial slices), then what the model has seen in
+training, as the scope on its card says. What is not known about a volume or a model raises no warning. Commands, panel
+and records all ask here.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ASCONDenoiseLib.io.volume import Volume
 from ASCONDenoiseLib.models.card import ModelCard, Scope
 
 Translate = Callable[[str], str]
@@ -38,6 +41,25 @@ THINNER, THICKER = 0.99, 1.5
 """Below so much of the thinnest slices that a model has seen, or above so much of the thickest, slices are new to it.
 Headers round, hence not 1; thicker slices have less noise, so of that it bears more."""
 
+MOST_TILT_DEG = 35.0
+"""Between the normal of the slices and the patient's long axis: gantries tilt by 30 degrees at most."""
+
+MOST_PIXEL_RATIO = 1.5
+"""Of the sides of a pixel: reconstructions have square ones, stacks cut in another direction have not."""
+
+
+def warnings_of(volume: Volume, name: str, card: ModelCard | None = None, _: Translate = str) -> list[str]:
+    """`warnings` of a volume as it was read.
+
+    Args:
+        volume: all of it; a sample is looked at.
+        name: of its file or folder.
+        card: of the model that is to be used.
+        _: translates.
+    """
+    known, geometry = volume.description | {"name": name}, volume.geometry
+    return warnings(sample(volume.voxels), geometry.spacing_mm, known, card, _, direction=geometry.direction)
+
 
 def warnings(
     voxels_hu: np.ndarray,
@@ -45,6 +67,8 @@ def warnings(
     description: Mapping[str, str],
     card: ModelCard | None = None,
     _: Translate = str,
+    *,
+    direction: Sequence[float] | None = None,
 ) -> list[str]:
     """Sentences about what does not fit, the gravest first; empty where nothing is seen to be wrong.
 
@@ -54,8 +78,9 @@ def warnings(
         description: `volume.Volume.description`, what of it is known; "name" (of a node or file) counts too.
         card: of the model that is to be used; None: what all models expect is all that is checked.
         _: translates.
+        direction: `volume.Geometry.direction`, in LPS or RAS; None where it is not known.
     """
-    sentences = [_no_ct(voxels_hu, description, _), _done_before(description, _)]
+    sentences = [_no_ct(voxels_hu, description, _), _done_before(description, _), _not_axial(spacing_mm, direction, _)]
     if card is not None:
         sentences += [
             _other_slices(float(spacing_mm[2]), card.scope, _),
@@ -95,6 +120,22 @@ def _done_before(description: Mapping[str, str], _: Translate) -> str:
     return ""
 
 
+def _not_axial(spacing_mm: Sequence[float], direction: Sequence[float] | None, _: Translate) -> str:
+    if direction is not None:
+        normal = np.abs(np.reshape(direction, (3, 3))[:, 2])
+        normal = normal / max(float(np.linalg.norm(normal)), 1e-9)
+        if normal[2] < math.cos(math.radians(MOST_TILT_DEG)):
+            upright = max(normal[:2]) > math.cos(math.radians(MOST_TILT_DEG))
+            plane = (_("sagittal") if normal[0] > normal[1] else _("coronal")) if upright else _("oblique")
+            text = _("Its slices are {plane}, and models learn from axial ones, whose noise is another.")
+            return text.format(plane=plane)
+    x, y = (float(mm) for mm in spacing_mm[:2])
+    if max(x, y) > MOST_PIXEL_RATIO * min(x, y):
+        text = _("Its pixels of {x:g} x {y:g} mm are not square, as those of axial CT slices are.")
+        return text.format(x=round(x, 3), y=round(y, 3))
+    return ""
+
+
 def _other_slices(mm: float, scope: Scope, _: Translate) -> str:
     if scope.slice_mm is None:
         return ""
@@ -109,9 +150,13 @@ def _other_slices(mm: float, scope: Scope, _: Translate) -> str:
 
 
 def _sharp(kernel: str, scope: Scope, _: Translate) -> str:
-    if scope.sharp_kernels is False and SHARP_KERNELS.search(kernel.strip()):
-        return _("The kernel {kernel} is sharper than those that the model has seen.").format(kernel=kernel.strip())
-    return ""
+    if scope.sharp_kernels is not False or not SHARP_KERNELS.search(kernel.strip()):
+        return ""
+    sentence = _("The kernel {kernel} is sharper than those that the model has seen.").format(kernel=kernel.strip())
+    if not scope.sharp_kernel_shift_hu:
+        return sentence
+    shifts = ", ".join(f"{_(tissue)} {hu:+.1f} HU" for tissue, hu in scope.sharp_kernel_shift_hu.items())
+    return f"{sentence} " + _("Expect shifts as on such a kernel at full strength: {shifts}.").format(shifts=shifts)
 
 
 def _other_body_part(body_part: str, scope: Scope, _: Translate) -> str:
