@@ -5,8 +5,9 @@
     torchrun --nproc-per-node 4 Scripts/train.py --preset released --data sets/mayo2016 --out runs/first
 
 Arguments are those of `ascon train`, which --help lists, or a command of `ascon` with its own. `--print-to FILE` before
-them sends all that would be printed to a file: Slicer has no console on Windows. Exit codes: 0 done, 1 failure, 2 bad
-input, 130 interrupted (all is saved).
+them sends all that would be printed to a file: Slicer has no console on Windows. `--install-packages`, without others,
+installs what a training needs into Slicer's Python. Exit codes: 0 done, 1 failure, 2 bad input, 130 interrupted (all
+is saved).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("torch", "numpy", "scipy", "skimage", "safetensors", "pydicom", "SimpleITK", "PIL", "tqdm")
+INSTALL = "--install-packages"
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -44,21 +45,60 @@ def _run(arguments: list[str]) -> int:
     for folder in _lib_folders(Path(__file__).resolve()):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if arguments == [INSTALL]:
+        return _install_packages()
+    missing = _missing_packages()
     if missing and not {"-h", "--help"} & set(arguments):
-        print(
-            f"ascon: This Python lacks {', '.join(missing)}. In Slicer, the extension PyTorch installs torch and ASCON "
-            "Denoise the rest; elsewhere, install the package of ASCON with pip.",
-            file=sys.stderr,
-            flush=True,
+        return _failed(
+            f"This Python lacks {', '.join(missing)}. Run this script with {INSTALL} and no other argument: it "
+            "installs them in Slicer, and elsewhere says how to."
         )
-        return FAILED
     from ASCONDenoiseLib.commands import cli
     from ASCONTrainingLib.commands.registration import add_commands
 
     if not arguments or arguments[0].startswith("-"):
         arguments = ["train", *arguments]
     return cli.main(arguments, plugins=[add_commands])
+
+
+def _missing_packages() -> list[str]:
+    """Requirements of which nothing can be imported."""
+    from ASCONDenoiseLib.requirements import TORCH, TRAINING, WITH_SLICER, import_name
+
+    needed = (TORCH, *WITH_SLICER, *TRAINING)
+    return [requirement for requirement in needed if importlib.util.find_spec(import_name(requirement)) is None]
+
+
+def _install_packages() -> int:
+    """Installs what is missing by Slicer's own means, without questions; elsewhere says what to install."""
+    try:
+        import slicer.packaging
+    except ImportError:
+        missing = _missing_packages()
+        if not missing:
+            return _installed()
+        command = " ".join([sys.executable, "-m", "pip", "install", *(f'"{requirement}"' for requirement in missing)])
+        return _failed(f"This is not the Python of Slicer 5.12 or newer. Install what is missing with: {command}")
+    from ASCONDenoiseLib.errors import Failure
+    from ASCONDenoiseLib.panel.installation import ensurePackages, torchInstalled
+    from ASCONDenoiseLib.requirements import TRAINING
+
+    try:
+        ensurePackages(TRAINING, ask=False)
+    except Failure as error:
+        aside = " PythonSlicer knows no extensions: install torch with Slicer --no-main-window --python-script instead."
+        return _failed(f"{error}{'' if hasattr(slicer, 'app') or torchInstalled() else aside}")
+    return _installed()
+
+
+def _installed() -> int:
+    print("All packages that a training needs are installed.", flush=True)
+    return 0
+
+
+def _failed(sentence: str) -> int:
+    print(f"ascon: {sentence}", file=sys.stderr, flush=True)
+    return FAILED
 
 
 def _lib_folders(script: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import sys
-import time
+import types
 from pathlib import Path
 
 import pydicom
@@ -14,7 +14,7 @@ import pytest
 from command_fixtures import run_json
 from folder_contents import files_in
 
-from ASCONDenoiseLib.commands import cli
+from ASCONDenoiseLib.commands import cli, progress_bar
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.models import files
 from ASCONDenoiseLib.models.card import load_card
@@ -139,12 +139,23 @@ def test_the_log_holds_nothing_of_other_libraries(tmp_path, monkeypatch, a_file)
 def test_a_terminal_gets_a_progress_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     console = Console()
-    console.progress(1, 2)
-    time.sleep(0.15)  # tqdm draws ten times a second
-    console.progress(2, 2)
+    monkeypatch.setenv("COLUMNS", "80")
+    clock = iter([100.0, 100.05, 104.0, 106.0])
+    monkeypatch.setattr(progress_bar, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    console.progress(1, 4)
+    console.progress(2, 4)  # too soon to be drawn
+    console.progress(3, 4)
+    console.progress(4, 4)
     console.answer("done")
     out, err = capsys.readouterr()
-    assert out == "done\n" and "2/2" in err and "slice" in err
+    drawn = [line.rstrip() for line in err.split("\r") if line]
+    assert out == "done\n" and [line.partition("| ")[2] for line in drawn] == [
+        "slice 1/4",
+        "slice 3/4, 0:02 left",
+        "slice 4/4, 0:00 left",
+        "",
+    ]
+    assert drawn[1].startswith(" 75% |######")
 
 
 def install(folder: Path, monkeypatch, code: str, name: str = "extra") -> None:

@@ -196,7 +196,7 @@ print(json.dumps(told | {{"torch": "torch" in sys.modules}}))
 """).splitlines()[-1]
     )
     assert described["categories"] == ["Filtering.Denoising"]
-    assert described["hidden"] is (module == "ASCONTraining")
+    assert described["hidden"] is False
     assert described["title"].startswith("ASCON ")
     assert described["contributors"] and described["helpText"].strip()
     assert "10.1007/978-3-031-43999-5_34" in described["acknowledgementText"]

@@ -24,8 +24,9 @@ except ImportError as error:
     MISSING = f"the extra slicer-test is not there: {error}"
 else:
     MISSING = ""
-    standin.load_module(HERE.parents[1] / "ASCONDenoise" / "ASCONDenoise.py")
-    assert not standin.UNCAUGHT, "exceptions while the module was loaded, see above"
+    for name in ("ASCONTraining", "ASCONDenoise"):
+        standin.load_module(HERE.parents[1] / name / f"{name}.py")
+    assert not standin.UNCAUGHT, "exceptions while the modules were loaded, see above"
 
 
 class NothingToImport(pytest.Module):

@@ -277,6 +277,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
         self._settings = QtCore.QSettings()
         self.revision, self.repositoryRevision, self.os = "0", "0", {"darwin": "macosx"}.get(sys.platform, "linux")
+        self.launcherExecutableFilePath = ""  # as where no launcher started Slicer
         self.arch, self.platform = platform.machine(), f"{self.os}-{platform.machine()}"
         self.majorVersion, self.minorVersion = 5, 13
         self.documentationBaseUrl = "https://slicer.readthedocs.io/"

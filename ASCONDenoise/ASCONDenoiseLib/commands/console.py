@@ -1,7 +1,8 @@
 """What the user of the command sees: answers on standard output; progress, remarks and errors on standard error.
 
 With --json, standard output holds one JSON object per line: {"event": "progress", "done", "total"} and at the end
-{"event": "result", ...} or {"event": "error", "message", "exit_code"}.
+{"event": "result", "warnings", ...} or {"event": "error", "message", "exit_code", "warnings"}: warnings are on standard
+error too, as they come up.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from ASCONDenoiseLib.commands.progress_bar import ProgressBar
 
 
 class Console:
@@ -22,19 +22,15 @@ class Console:
         self.as_json = as_json
         self.quiet = quiet
         self.debug = debug
-        self._bar: tqdm | None = None
+        self.bar = ProgressBar()
+        self._warnings: list[str] = []
 
     def progress(self, done: int, total: int) -> None:
         """Show slices done, of all: a bar on a terminal, a line of JSON, or nothing."""
         if self.as_json:
             self._emit("progress", done=done, total=total)
-        elif not self.quiet and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            if self._bar is None or self._bar.total != total:
-                self.close()
-                self._bar = tqdm(total=total, unit="slice", file=sys.stderr, leave=False)
-            self._bar.update(done - self._bar.n)
+        elif not self.quiet:
+            self.bar.show(done / total, f"slice {done}/{total}")
 
     def note(self, text: str) -> None:
         """Make a remark on standard error."""
@@ -42,11 +38,16 @@ class Console:
             self.close()
             print(f"ascon: {text}", file=sys.stderr, flush=True)
 
+    def warn(self, text: str) -> None:
+        """Make a remark that belongs to the result: with --json it is there, too, even with --quiet."""
+        self._warnings.append(text)
+        self.note(text)
+
     def answer(self, text: str, **fields: Any) -> None:
         """Give what was asked for: `text` to people, `fields` to programs."""
         self.close()
         if self.as_json:
-            self._emit("result", **fields)
+            self._emit("result", **{"warnings": self._warnings} | fields)
         else:
             print(text, flush=True)
 
@@ -65,7 +66,7 @@ class Console:
         """
         self.close()
         if self.as_json:
-            self._emit("error", message=message, exit_code=exit_code)
+            self._emit("error", message=message, exit_code=exit_code, warnings=self._warnings)
         else:
             print(f"ascon: {message}", file=sys.stderr, flush=True)
         if self.debug and error is not None:
@@ -74,9 +75,7 @@ class Console:
 
     def close(self) -> None:
         """Take the progress bar away."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self.bar.clear()
 
     def _emit(self, event: str, **fields: Any) -> None:
         print(json.dumps({"event": event, **fields}, default=str), flush=True)

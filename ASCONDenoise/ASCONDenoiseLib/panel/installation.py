@@ -50,6 +50,8 @@ def ensurePackages(more: Sequence[str] = (), *, ask: bool = True) -> bool:
     packages = list(dict.fromkeys([*PANEL, *more]))
     if not missing([*packages, TORCH]):
         return False
+    if slicer.packaging.isPipInstallInProgress():
+        raise Failure(_("Another module is installing packages. Wait until it is done, then try again."))
     windows = {} if ask else dict.fromkeys(("prompt_install", "prompt_restart", "show_progress"), False)
     printed = io.StringIO()  # pip's words go to the console only
     try:
@@ -58,7 +60,7 @@ def ensurePackages(more: Sequence[str] = (), *, ask: bool = True) -> bool:
             if not torchInstalled():
                 _installTorch(ask)
     except ModuleNotFoundError as error:
-        if error.name != "PyTorchUtils":
+        if error.name not in ("PyTorchUtils", "qt"):  # qt: the extension's file outside of Slicer itself
             raise Failure(installation_failure(f"restart: {error}", _)) from None
         raise Failure(
             _(

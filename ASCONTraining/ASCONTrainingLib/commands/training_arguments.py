@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +25,6 @@ SMOKE_PHANTOMS: dict[str, Any] = {"phantoms": 6, "phantom_shape": (6, 128, 128),
 """What the preset smoke makes where no data are named."""
 
 DATA, CONFIG = "data", "config.json"
-
-REFRESH_S = 0.2
-"""Seconds between two updates of the progress bar."""
 
 SHORT = {
     "epochs": (int, "how often the set is gone through"),
@@ -150,8 +146,8 @@ def run_training(
     """
     from ASCONTrainingLib.trainer.trainer import fit
 
-    with shown_progress(console) as (progress, say):
-        return fit(config, data, out, device=usable_device(args.device), progress=progress, say=say, **options)
+    progress, device = shown_progress(console), usable_device(args.device)
+    return fit(config, data, out, device=device, progress=progress, say=console.note, **options)
 
 
 def is_first_process() -> bool:
@@ -170,29 +166,13 @@ def usable_device(name: str) -> str:
     return name if "RANK" in os.environ else checked_device(name)
 
 
-@contextmanager
-def shown_progress(console: Console) -> Iterator[tuple[Callable[[Progress], None] | None, Callable[[str], None]]]:
-    """What shows progress (a bar on a terminal, lines of JSON, or nothing), and what takes remarks."""
+def shown_progress(console: Console) -> Callable[[Progress], None] | None:
+    """What shows progress: by lines of JSON, or a bar on a terminal; None where nothing is to be shown."""
     if console.as_json:
-        yield lambda now: console.progress(now.step, now.steps), console.note
-        return
+        return lambda now: console.progress(now.step, now.steps)
     if console.quiet or not sys.stderr.isatty():
-        yield None, console.note
-        return
-    from tqdm import tqdm
-
-    form = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
-    with tqdm(total=1.0, desc="training", file=sys.stderr, bar_format=form, mininterval=REFRESH_S) as bar:
-
-        def show(now: Progress) -> None:
-            bar.set_postfix_str(describe(now), refresh=False)
-            bar.update(now.fraction - bar.n)
-
-        def say(text: str) -> None:
-            bar.clear()
-            console.note(text)
-
-        yield show, say
+        return None
+    return lambda now: console.bar.show(now.fraction, describe(now), with_time_left=False)
 
 
 def describe(now: Progress) -> str:

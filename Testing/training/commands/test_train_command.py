@@ -129,10 +129,10 @@ def test_progress_bar_names_loss_rate_speed_and_time_left(monkeypatch):
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(training_arguments, "REFRESH_S", 0)
-    with training_arguments.shown_progress(Console()) as (progress, say):
-        progress(now)
-        say("PSNR 44 dB")
+    monkeypatch.setenv("COLUMNS", "120")
+    console = Console()
+    training_arguments.shown_progress(console)(now)
+    console.note("PSNR 44 dB")
     shown = sys.stderr.getvalue()
     assert text in shown and "ascon: PSNR 44 dB\n" in shown
 
