@@ -60,7 +60,7 @@ def draw(path: Path, credit: str) -> None:
     canvas.paste(picture)
     text = f"{CAPTION} {credit}".strip()
     ImageDraw.Draw(canvas).text((10, picture.height + 6), text, "black", ImageFont.load_default(size=15))
-    canvas.quantize(256).save(path, optimize=True)
+    canvas.quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)  # keeps rare colours
 
 
 def pick_in_the_plot(segmentation) -> None:
@@ -130,6 +130,7 @@ def main() -> None:
     settle(3)
     draw(arguments.folder / "panel-anatomy.png", credit)
     panel.cleanup()
+    settle(1)  # the worker ends
 
 
 if __name__ == "__main__":

@@ -126,14 +126,18 @@ class qMRMLSliceControllerWidget(qMRMLWidget):
     def set_logic(self, logic):
         self._logic, self._tags = logic, []
         node = logic.GetSliceNode()
-        self._label.setText(node.GetLayoutLabel() or node.GetLayoutName())
-        colour = QtGui.QColor.fromRgbF(*node.GetLayoutColor())
-        self._label.setStyleSheet(f"background: {colour.name()}; font-weight: bold; padding: 0 6px")
         self._slider.valueChanged.connect(self.setSliceOffsetValue)
         logic.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._show())
         node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._show())
+        self._show()
 
     def _show(self):
+        node = self._logic.GetSliceNode()
+        self._label.setText(node.GetLayoutLabel() or "")
+        colour = QtGui.QColor.fromRgbF(*node.GetLayoutColor()).name()
+        style = f"background: {colour}; font-weight: bold; padding: 0 6px"
+        if style != self._label.styleSheet():  # a change is slow
+            self._label.setStyleSheet(style)
         ends, step = [0.0, 0.0], vtk.reference(0.0)
         if self._logic.GetSliceOffsetRangeResolution(ends, step):
             with QtCore.QSignalBlocker(self._slider):

@@ -37,6 +37,22 @@ def test_slice_views_show_the_scene() -> None:
     assert slicer.mrmlScene.GetSubjectHierarchyNode().GetItemByDataNode(node)
 
 
+def test_views_know_whether_they_are_shown_and_say_what_they_are_called() -> None:
+    manager, layouts = slicer.app.layoutManager(), slicer.vtkMRMLLayoutNode
+    manager.setLayout(layouts.SlicerLayoutFourUpView)
+    nodes = {name: manager.sliceWidget(name).mrmlSliceNode() for name in ("Red", "Green")}
+    assert [node.IsMappedInLayout() for node in nodes.values()] == [True, True]
+    manager.setLayout(layouts.SlicerLayoutOneUpRedSliceView)
+    assert [node.IsMappedInLayout() for node in nodes.values()] == [True, False]
+    manager.setLayout(layouts.SlicerLayoutFourUpView)
+    assert nodes["Green"].IsMappedInLayout()
+    nodes["Red"].SetLayoutLabel("other")
+    assert manager.sliceWidget("Red").sliceViewLabel == "other"
+    labels = manager.sliceWidget("Red").sliceController().findChildren(qt.QLabel)
+    assert [label.text for label in labels] == ["other"]
+    nodes["Red"].SetLayoutLabel("R")
+
+
 def test_plot_views_show_a_chart_and_say_what_is_selected() -> None:
     """Real charts: rows of points that are not numbers are neither drawn nor selected."""
     xy = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)

@@ -17,6 +17,9 @@ MARGIN = 0.03
 SCALE_PX = (64, 44)
 """Room for a scale of colours: its breadth where it stands at the right, its height where it lies at the bottom."""
 
+BORDER_PX = 6
+"""Between a scale and the lower border of the view."""
+
 Point = tuple[float, float, float]
 
 
@@ -146,7 +149,7 @@ def fit_views(
         if scale is not None and view is scale_view:
             beside, below = SCALE_PX
             upright = _zoom_for(sizes_mm, (pixels[0] - 2 * beside, pixels[1]))
-            lying = _zoom_for(sizes_mm, (pixels[0], pixels[1] - 2 * below))
+            lying = _zoom_for(sizes_mm, (pixels[0], pixels[1] - 2 * (below + BORDER_PX)))
             zooms[-1] = min(upright, lying)
             place_scale(scale, pixels, upright=upright < lying)
     for view in views:
@@ -188,4 +191,4 @@ def place_scale(scale: slicer.vtkMRMLColorLegendDisplayNode, pixels: Sequence[in
     else:
         scale.SetOrientation(scale.Horizontal)
         scale.SetSize(min(SCALE_PX[1] / rows, 1), 0.5)
-        scale.SetPosition(0.98, 0.0)
+        scale.SetPosition(0.98, min(BORDER_PX / max(rows - SCALE_PX[1], BORDER_PX), 1))
