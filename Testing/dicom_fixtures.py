@@ -253,7 +253,7 @@ def _write(dataset: Dataset, frames: np.ndarray, transfer_syntax: str, path: Pat
     dataset.file_meta = meta
     if transfer_syntax in (JPEG2000Lossless, JPEGLosslessSV1):
         compressor = "JPEG2000" if transfer_syntax == JPEG2000Lossless else "JPEG"
-        dataset.PixelData = pydicom.encaps.encapsulate([_encode(frame, compressor) for frame in frames])
+        dataset.PixelData = pydicom.encaps.encapsulate([encode_frame(frame, compressor) for frame in frames])
     elif transfer_syntax == RLELossless:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.PixelData = frames.tobytes()
@@ -265,7 +265,7 @@ def _write(dataset: Dataset, frames: np.ndarray, transfer_syntax: str, path: Pat
     pydicom.dcmwrite(path, dataset, enforce_file_format=True)
 
 
-def _encode(frame: np.ndarray, compressor: str) -> bytes:
+def encode_frame(frame: np.ndarray, compressor: str) -> bytes:
     """One frame as a JPEG 2000 or JPEG lossless stream, made by SimpleITK's GDCM."""
     with tempfile.TemporaryDirectory() as folder:
         writer = sitk.ImageFileWriter()

@@ -8,10 +8,20 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_fixtures import COMPRESSED, bundled, make_ct_series, some_voxels
+from dicom_fixtures import COMPRESSED, bundled, edit_file, encode_frame, make_ct_series, some_voxels
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+)
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.reading import read_volume
 
 NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
@@ -76,6 +86,88 @@ def test_bits_above_bits_stored_are_ignored(a_folder, signed, upper_bits):
     dataset.PixelData = (words | upper_bits).astype("<u2").tobytes()
     dataset.save_as(file)
     assert np.array_equal(read_volume(a_folder).voxels, voxels)
+
+
+def with_words(file, words: np.ndarray, syntax: str, **header) -> None:
+    """Put 16-bit words (H, W) into a file of 12 stored bits, in any transfer syntax, and set attributes."""
+    dataset = pydicom.dcmread(file)
+    compressor = {JPEG2000Lossless: "JPEG2000", JPEG2000: "JPEG2000", JPEGLosslessSV1: "JPEG"}.get(syntax)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    if compressor:
+        dataset.PixelData = encapsulate([encode_frame(words, compressor)])
+        dataset["PixelData"].VR = "OB"
+    else:
+        dataset.PixelData = words.astype("<u2").tobytes()
+    for keyword, value in header.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(file)
+
+
+def twelve_bits(a_folder, signed: bool):
+    """A file of one slice, its HU (1, H, W) and its stored words (H, W), the sign not extended."""
+    hu = np.random.default_rng(0).integers(-1024, 1024, (1, 24, 20))
+    intercept = 0.0 if signed else -1024.0
+    (file,) = make_ct_series(a_folder, voxels_hu=hu, signed=signed, bits_stored=12, intercept=intercept)
+    return file, hu, np.frombuffer(pydicom.dcmread(file).PixelData, "<u2").reshape(24, 20) & 0x0FFF
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1])
+@pytest.mark.parametrize("signed", [True, False])
+def test_overlays_in_the_upper_bits_are_no_hu(a_folder, signed, syntax):
+    """Oracle: the HU before the overlay came in. GDCM itself reads 4096 HU too many from JPEG 2000."""
+    file, hu, words = twelve_bits(a_folder, signed)
+    overlay = np.where(np.add.outer(np.arange(24), np.arange(20)) % 7 == 0, 0x5000, 0).astype(np.uint16)
+    with_words(file, words | overlay, syntax)
+    assert np.array_equal(read_volume(a_folder).voxels, hu)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1])
+@pytest.mark.parametrize("signed", [True, False])
+def test_values_in_the_upper_bits(a_folder, signed, syntax):
+    file, hu, words = twelve_bits(a_folder, signed)
+    with_words(file, words << 4, syntax, HighBit=15)
+    assert np.array_equal(read_volume(a_folder).voxels, hu)
+    with_words(file, words << 4 | 1, syntax, HighBit=15)
+    with pytest.raises(InputError, match=r"0001\.dcm says that its pixels lie in the upper bits \(HighBit 15"):
+        read_volume(a_folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"BitsStored": 17},
+        {"BitsStored": 0},
+        {"HighBit": 16},
+        {"HighBit": 5},
+        {"BitsAllocated": 12},
+        {"PixelRepresentation": 2},
+    ],
+    ids=str,
+)
+def test_bits_that_cannot_be(a_folder, header):
+    file, _, words = twelve_bits(a_folder, False)
+    with_words(file, words, ExplicitVRLittleEndian, **header)
+    with pytest.raises(InputError, match=r"0001\.dcm says of its pixels what cannot be \(BitsAllocated"):
+        read_volume(a_folder)
+
+
+def test_lossy_values_beyond_the_bits_of_the_header_are_refused(a_folder):
+    """Lossy compression keeps no overlays: to ignore the upper bits would turn bone into air."""
+    file, _, words = twelve_bits(a_folder, False)
+    with_words(file, words + np.uint16(3000), JPEG2000)
+    with pytest.raises(InputError, match=r"0001\.dcm holds pixel values beyond the 12 bits that its header announces"):
+        read_volume(a_folder)
+
+
+def test_a_file_that_is_deflated_as_a_whole(a_folder):
+    make_ct_series(a_folder, transfer_syntax=DeflatedExplicitVRLittleEndian)
+    assert np.array_equal(read_volume(a_folder).voxels, some_voxels())
+
+
+def test_a_rescale_slope_of_zero_is_refused(a_folder):
+    edit_file(make_ct_series(a_folder)[1], RescaleSlope="0")
+    with pytest.raises(InputError, match=r"0002\.dcm has a RescaleSlope of 0, which makes all HU alike"):
+        read_volume(a_folder)
 
 
 @pytest.mark.parametrize(

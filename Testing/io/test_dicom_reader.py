@@ -192,6 +192,59 @@ def test_one_of_several_series_is_chosen_by_its_uid(a_folder):
         read_volume(a_folder, "1.2.3")
 
 
+def interleaved(folder, **by_half) -> None:
+    """One series whose slices differ, every second one, in an attribute."""
+    ((keyword, values),) = by_half.items()
+    make_ct_series(folder, shape=(6, 8, 7), edit=lambda dataset, k: setattr(dataset, keyword, values[k % 2]))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [("ConvolutionKernel", ("B30f", "B70f")), ("KVP", ("80", "140")), ("TemporalPositionIdentifier", (1, 2))],
+)
+def test_two_reconstructions_or_phases_that_interleave_are_no_volume(a_folder, keyword, values):
+    """They form an even stack."""
+    interleaved(a_folder, **{keyword: values})
+    with pytest.raises(
+        InputError, match=rf"slices of different {keyword} \(.*0001\.dcm: {values[0]}, .*: {values[1]}\)"
+    ):
+        read_volume(a_folder)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "note"),
+    [
+        ("SliceThickness", ("1", "5"), "The slices have different thicknesses: 1, 5 mm."),
+        ("AcquisitionNumber", (1, 2), "Slices of acquisitions 1, 2 alternate along the stack"),
+        ("FrameOfReferenceUID", ("1.2", "1.3"), "The slices have different FrameOfReferenceUID"),
+    ],
+)
+def test_what_is_odd_about_the_slices_is_noted(a_folder, keyword, values, note):
+    interleaved(a_folder, **{keyword: values})
+    volume = read_volume(a_folder)
+    assert np.array_equal(volume.voxels, some_voxels((6, 8, 7)))
+    (said,) = volume.notes
+    assert said.startswith(note)
+
+
+def test_two_phases_of_one_place_are_told_apart(a_folder):
+    uid = generate_uid()
+    make_ct_series(a_folder, series_uid=uid, file_name="a{}.dcm")
+    edit = lambda dataset, _: setattr(dataset, "AcquisitionNumber", 2)  # noqa: E731
+    make_ct_series(a_folder, series_uid=uid, file_name="b{}.dcm", voxels_hu=some_voxels(seed=1), edit=edit)
+    with pytest.raises(InputError, match=r"a1\.dcm and .*b1\.dcm \(AcquisitionNumber 1 and 2\): two reconstructions"):
+        read_volume(a_folder)
+
+
+@pytest.mark.parametrize(
+    "positions_mm", [[(0, 0, 0)] * 4, [(k, 2 * k, 0) for k in range(4)]], ids=["alike", "in plane"]
+)
+def test_positions_that_were_lost(a_folder, positions_mm):
+    make_ct_series(a_folder, positions_mm=positions_mm)
+    with pytest.raises(InputError, match=r"All 4 images of .* lie in one plane .* positions were lost"):
+        read_volume(a_folder)
+
+
 def test_the_only_ct_series_needs_no_choice(a_folder):
     make_ct_series(a_folder / "a")
     make_ct_series(a_folder / "b", modality="PT")

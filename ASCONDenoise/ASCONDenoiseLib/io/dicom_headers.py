@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom import uid
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
@@ -125,15 +126,19 @@ class DicomImage:
 
     def is_ct_slice(self) -> bool:
         """True for a slice of a CT; False for localizers, other modalities and screenshots."""
-        image_type = as_text(self.get("FrameType") or self.get("ImageType"))
+        is_ct_class = self.get("SOPClassUID") in CT_CLASSES
         return (
-            self.get("Modality") == "CT"
+            (self.get("Modality") == "CT" or (is_ct_class and not self.get("Modality")))
             and self.get("Rows") is not None
             and self.get("SamplesPerPixel") in (1, None)
             and "PALETTE" not in as_text(self.get("PhotometricInterpretation"))
-            and "LOCALIZER" not in image_type
-            and (self.get("SOPClassUID") in CT_CLASSES or self.get("ImagePositionPatient") is not None)
+            and not self.is_localizer()
+            and (is_ct_class or self.get("ImagePositionPatient") is not None)
         )
+
+    def is_localizer(self) -> bool:
+        """True for the overview image that a scan is planned on."""
+        return "LOCALIZER" in as_text(self.get("FrameType") or self.get("ImageType"))
 
     def to_hu(self, stored: np.ndarray | int) -> np.ndarray:
         """Stored values -> HU in float64."""
@@ -176,6 +181,7 @@ def read_header(file: Path) -> Dataset | None:
         return None
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER, force=bare)
+        _correct_syntax(header)
         sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         if sop_class == uid.MediaStorageDirectoryStorage:
             return None
@@ -189,6 +195,16 @@ def read_header(file: Path) -> Dataset | None:
     if not is_complete and not bare:
         raise damaged(file)
     return header if is_complete else None
+
+
+def _correct_syntax(header: Dataset) -> None:
+    """Forget a transfer syntax that says of the VRs what is not so: pydicom would find the pixels some bytes beside."""
+    element = header.get_item("Rows") if "Rows" in header else None
+    if isinstance(element, RawDataElement) and not transfer_syntax(header).is_encapsulated:
+        implicit, little = element.VR is None, element.is_little_endian
+        if implicit != transfer_syntax(header).is_implicit_VR:
+            header.file_meta.pop("TransferSyntaxUID", None)
+            header.set_original_encoding(implicit, little)
 
 
 def transfer_syntax(header: Dataset) -> uid.UID:

@@ -199,6 +199,8 @@ def _gdcm_frames(file: Path, number: int) -> Iterator[np.ndarray]:
     single.file_meta.MediaStorageSOPInstanceUID = single.SOPInstanceUID = uid.generate_uid()
     for keyword in PIXEL_MODULE:
         setattr(single, keyword, dataset.get(keyword))
+    if single.HighBit != single.BitsStored - 1:  # the whole word, since GDCM takes the value for its lowest bits
+        single.BitsStored, single.HighBit = single.BitsAllocated, single.BitsAllocated - 1
     with tempfile.TemporaryDirectory() as folder:
         for frame in generate_frames(dataset.PixelData, number_of_frames=number):
             single.PixelData = encapsulate([frame])

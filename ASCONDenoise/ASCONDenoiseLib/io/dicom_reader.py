@@ -40,6 +40,7 @@ def read_series(path: str | Path, series_uid: str | None = None) -> Volume:
         name = (
             f"Series {images[0].series_uid or 'without UID'} ({images[0].get('SeriesDescription') or 'no description'})"
         )
+        odd = _odd_ones(images, found)
         images, left_out = _without_pages(images)
         images, scouts = _without_scouts(images, name)
         _check_frames(images, name)
@@ -50,7 +51,7 @@ def read_series(path: str | Path, series_uid: str | None = None) -> Volume:
     slices = [first_of_slot[slot] for slot in range(len(voxels))]
     paddings = Counter(hu for image in slices if (hu := image.padding_hu()) is not None)
     facts = {fact: as_text(value) for fact, key in FACTS.items() if (value := slices[0].get(key)) not in (None, "")}
-    notes += (*_notes_on(left_out + scouts), *_notes_on_slices(slices, len(images) - len(slices)))
+    notes += (*_notes_on(odd + left_out + scouts), *_notes_on_slices(slices, len(images) - len(slices)))
     padding_hu = paddings.most_common(1)[0][0] if paddings else None
     return Volume(voxels, geometry, padding_hu, _source(slices), facts, notes)
 
@@ -106,6 +107,30 @@ def _listing(images: list[DicomImage]) -> str:
         number = "1 image" if n == 1 else f"{n} images"
         lines.append(f"\n  {series or '(no UID)'}  {modality}  {description or '(no description)'}  {number}")
     return "".join(lines)
+
+
+def _odd_ones(images: list[DicomImage], found: list[DicomImage]) -> list[DicomImage]:
+    """Images of the same series that are no slices of a CT: colour pages, screens. Localizers are known to be none.
+
+    Raises:
+        InputError: one has a place and the size of the slices, so that it may be one of them with a damaged header.
+    """
+    first = images[0]
+    same = {id(image) for image in images}
+    odd = [
+        image
+        for image in found
+        if id(image) not in same and image.series_uid == first.series_uid and not image.is_localizer()
+    ]
+    for image in odd:
+        is_alike = all(image.get(key) == first.get(key) for key in ("Rows", "Columns", "SOPClassUID"))
+        if is_alike and image.get("ImagePositionPatient") is not None:
+            facts = (f"{key} {as_text(image.get(key)) or 'absent'}" for key in ("Modality", "SamplesPerPixel"))
+            raise InputError(
+                f"{image.file} looks like a slice of its series, but its header says otherwise ({', '.join(facts)}): "
+                "copy it again, or take it out of the folder."
+            )
+    return odd
 
 
 def _without_pages(images: list[DicomImage]) -> tuple[list[DicomImage], list[DicomImage]]:

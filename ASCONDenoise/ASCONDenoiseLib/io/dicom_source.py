@@ -47,6 +47,9 @@ _FLATTENED = """
 _TEXTS = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
 """Value representations whose bytes are the same in either byte order."""
 
+_DEEPEST = 40
+"""Sequences within sequences; what the standard defines has less than ten."""
+
 
 @dataclass
 class SourceHeader:
@@ -70,9 +73,11 @@ class SourceHeader:
 
         Looking at each has pydicom settle, by the source's signedness, what "US or SS" of an implicit VR source means.
         """
-        self._keep(self.header)
+        self._keep(self.header, 0)
 
-    def _keep(self, dataset: Dataset) -> None:
+    def _keep(self, dataset: Dataset, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise InputError(f"{self.file} has sequences within sequences, {depth} deep: save the result as .nrrd.")
         for tag in list(dataset.keys()):
             raw = dataset.get_item(tag)
             try:
@@ -85,7 +90,7 @@ class SourceHeader:
                     self.kept.append((dataset, _raw(tag, vr, raw.value or b""), None))
                 continue
             for item in items:
-                self._keep(item)
+                self._keep(item, depth + 1)
             is_bytes = isinstance(raw, RawDataElement) and (raw.is_little_endian or element.VR in _TEXTS)
             if is_bytes and element.VR != "SQ" and len(element.VR) == 2:
                 self.kept.append((dataset, _raw(tag, element.VR, raw.value or b""), element.value))

@@ -97,7 +97,7 @@ def check_derivable(volume: Volume, source: DicomSeries) -> None:
         _check_same_geometry(volume, [one.header for one in headers], source)
         encoding = _choose_encoding(volume.voxels, [one.header for one in headers], source)
         for one, slice_hu in zip(headers, volume.voxels, strict=True):
-            _write_one(one, slice_hu, encoding, derivation, source.series_uid, now, io.BytesIO())
+            _write_one(one, slice_hu[:1, :1], encoding, derivation, source.series_uid, now, io.BytesIO())
             del one.header.PixelData
 
 

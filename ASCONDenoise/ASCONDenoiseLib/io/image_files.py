@@ -36,6 +36,7 @@ _MM = {
 }  # fmt: skip
 """Units that NRRD and MetaImage headers name, in mm."""
 _LONGEST_HEADER = 1 << 20
+_LONGEST_FIELD = 1000
 
 
 def read_image(path: Path) -> Volume:
@@ -51,6 +52,7 @@ def read_image(path: Path) -> Volume:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_READERS[file_suffix(path)])
+    mm = _unit_mm(path)
     try:
         with silence_stderr():
             reader.ReadImageInformation()
@@ -59,7 +61,6 @@ def read_image(path: Path) -> Volume:
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) not in (2, 3) or components != 1:
         raise no_volume(path, size, components)
-    mm = _unit_mm(path)
     try:
         with silence_stderr():
             image = reader.Execute()
@@ -80,10 +81,22 @@ def read_image(path: Path) -> Volume:
 
 
 def _unit_mm(path: Path) -> float:
-    """The unit of length in an NRRD or MetaImage header, which ITK takes for mm whatever it is."""
-    with path.open("rb") as file:
-        start = file.read(_LONGEST_HEADER)
-    found = _UNIT.search(re.split(rb"\r?\n\r?\n|ElementDataFile", start, maxsplit=1)[0])
+    """The unit of length in an NRRD or MetaImage header, which ITK takes for mm whatever it is.
+
+    Raises:
+        InputError: the unit is not known, or a field is so long that ITK would write beyond its memory.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LONGEST_HEADER)
+    except OSError as error:
+        raise unreadable(path) from error
+    header = re.split(rb"\r?\n\r?\n|ElementDataFile", start, maxsplit=1)[0]
+    if any(
+        len(line) > _LONGEST_FIELD and not line.startswith(b"#") and b":=" not in line for line in header.split(b"\n")
+    ):
+        raise unreadable(path)
+    found = _UNIT.search(header)
     if not found:
         return 1.0
     text = found.group(1).decode("utf-8", "replace")

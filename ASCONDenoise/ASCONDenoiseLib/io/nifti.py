@@ -277,7 +277,8 @@ def _forms(header: Header, sizes: np.ndarray, path: Path) -> dict[str, np.ndarra
     forms = {}
     if int(header["qform_code"]) > 0:
         bcd = np.array([header[f"quatern_{axis}"] for axis in "bcd"], float)
-        rotation = _nibabel().quaternions.quat2mat([math.sqrt(max(0.0, 1 - float(bcd @ bcd))), *bcd])
+        with np.errstate(all="ignore"):
+            rotation = _nibabel().quaternions.quat2mat([math.sqrt(max(0.0, 1 - float(bcd @ bcd))), *bcd])
         flip = [1, 1, -1 if float(header["pixdim"][0]) < 0 else 1]
         forms["qform"] = np.eye(4)
         forms["qform"][:3, :3] = rotation * flip * sizes

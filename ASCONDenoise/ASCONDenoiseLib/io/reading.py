@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.atomic import file_suffix
+from ASCONDenoiseLib.io.file_kinds import is_special
 from ASCONDenoiseLib.io.image_files import IMAGE_SUFFIXES, read_image
 from ASCONDenoiseLib.io.volume import Volume
 
@@ -22,6 +23,8 @@ def read_volume(path: str | Path, series_uid: str | None = None) -> Volume:
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, no exception for a protected folder
         raise InputError(f"{path} does not exist or is not accessible: check the path and its permissions.")
+    if is_special(path):
+        raise InputError(f"{path} is neither a file nor a folder (a pipe, a socket or a device): give a file.")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes): copy it again from its source.")
     if path.is_file() and file_suffix(path) in IMAGE_SUFFIXES:
