@@ -33,6 +33,9 @@ from ASCONDenoiseLib.panel.task_button import TaskButton
 PRESETS = {"mild": 50, "standard": 75, "strong": 100}
 """Strength in percent."""
 
+NODES = ("inputVolume", "referenceVolume", "outputVolume", "anatomy")
+"""The choices that are nodes."""
+
 WARNING_ON_DARK = "#fbbf24"
 """Colour of the notice and the warnings where Slicer's style is dark; for a light one the .ui file has a darker one."""
 
@@ -103,12 +106,13 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.export = ExportSection(context)
         for name, percent in PRESETS.items():
             getattr(ui, f"{name}Button").clicked.connect(lambda _on, percent=percent: self.setStrength(percent))
-        ui.strengthSlider.valueChanged.connect(lambda percent: logic.setStrength(percent / 100))
+        ui.strengthSlider.valueChanged.connect(self.onStrength)
         ui.denoiseButton.clicked.connect(self.onDenoiseButton)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        for event in (scene.EndImportEvent, scene.EndRestoreEvent, scene.EndUndoEvent):
+            self.addObserver(scene, event, self.onSceneChanged)
         self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         if slicer.app.layoutManager() is not None:
             slicer.app.layoutManager().connect("layoutChanged(int)", self.onLayoutChanged)
@@ -146,15 +150,31 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if getattr(self.parent, "isEntered", True):
             self.initializeParameterNode()
 
-    def onSceneEndImport(self, caller=None, event=None) -> None:
-        qt.QTimer.singleShot(0, self._resume)  # the views come when the whole of the scene is there
+    def onSceneChanged(self, caller=None, event=None) -> None:
+        """After an import, a restored scene view or an undo: all is there, and shown, in the event loop's next turn."""
+        qt.QTimer.singleShot(0, self._renew)
+
+    def onReferenceChanged(self, caller=None, event=None) -> None:
+        """A choice of a node was written: by the panel itself, which is over in the next turn, or by somebody else."""
+        qt.QTimer.singleShot(0, lambda: self._isOutOfDate() and self._renew())
+
+    def _isOutOfDate(self) -> bool:
+        """Whether the node has references that came without a ModifiedEvent: the wrapper keeps what was before."""
+        choices = self._parameterNode
+        return choices is not None and any(
+            getattr(choices, name) is not choices.parameterNode.GetNodeReference(name) for name in NODES
+        )
+
+    def _renew(self) -> None:
+        if self._parameterNode is not None:  # else the scene or the panel was closed in the meantime
+            self.initializeParameterNode()
+            self._resume()
 
     def _resume(self) -> None:
         """Shows a scene that was saved side by side, or with an anatomy, as it was."""
-        if self._parameterNode is not None:  # else it was closed in the meantime
-            self.anatomy.refresh()
-            self.anatomy.onLayoutChanged()
-            self.compare.resume()
+        self.anatomy.refresh()
+        self.anatomy.onLayoutChanged()
+        self.compare.resume()
 
     def onLayoutChanged(self, layout: int) -> None:
         self.anatomy.onLayoutChanged()
@@ -164,7 +184,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onNodeAboutToBeRemoved(self, caller, event, removed) -> None:
         """Empties the choice; else the selector would take another volume, which the next result would replace."""
         choices = self._parameterNode
-        for name in ("outputVolume", "anatomy", "referenceVolume"):
+        for name in NODES[1:]:
             if choices and getattr(choices, name) is removed:
                 setattr(choices, name, None)
                 return
@@ -180,13 +200,20 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setParameterNode(self, parameterNode) -> None:
         if self._parameterNode:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._update)
+            self._observeChoices(self.removeObserver)
         self._parameterNode = self.context.choices = parameterNode
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
-            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._update)
+            self._observeChoices(self.addObserver)
             self.logic.strength = self._parameterNode.strength / 100
         self._update()
+
+    def _observeChoices(self, change) -> None:
+        """Adds or removes the observers of the parameter node, after those by which its wrapper follows it."""
+        node = self._parameterNode.parameterNode
+        change(node, vtk.vtkCommand.ModifiedEvent, self._update)
+        for event in (node.ReferenceAddedEvent, node.ReferenceModifiedEvent, node.ReferenceRemovedEvent):
+            change(node, event, self.onReferenceChanged)
 
     # What the panel shows
 
@@ -233,6 +260,10 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setStrength(self, percent: float) -> None:
         self._parameterNode.strength = percent
 
+    def onStrength(self, percent: float) -> None:
+        self.logic.setStrength(percent / 100)
+        self.compare.labelPanes()
+
     def onDenoiseButton(self) -> None:
         def start() -> str:
             choices = self._parameterNode
@@ -249,20 +280,26 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.anatomy.task.onProgress(task, event)
 
     def onTaskEnd(self, task, result, error) -> None:
+        if error is None and self._parameterNode is None:  # a script works in a new scene while the panel is not shown
+            self.initializeParameterNode()
         if error is not None:
             self._showError(task, error)
         elif task.kind == "denoise":
-            self._parameterNode.outputVolume = result.output
-            self.compare.showResult()
-            self.task.say(messages.outcome(result.facts, result.strength, _))
+            choices = self._parameterNode
+            with slicer.util.NodeModify(choices):  # a script may have chosen others
+                choices.inputVolume, choices.outputVolume = result.input, result.output
+                choices.strength = round(100 * self.logic.strength, 3)
+            how = messages.outcome(result.facts, result.strength, _)
+            self.task.say(f"{how} {self.compare.showResult()}".strip())
             self.numbers.show([], _("Measuring..."))
         elif task.kind == "anatomy":
             self._parameterNode.anatomy = result
             self.anatomy.onFound()
         elif task.kind == "blend":
             self.task.say(messages.outcome(result.facts, result.strength, _))
+            self.compare.labelPanes()
         elif task.kind == "difference":
-            self.compare.show()
+            self.compare.onDifferenceMade(result)
         elif task.kind == "measure":
             self.numbers.showMeasured(task.nodes[1].GetName(), result)
         elif task.kind == "save":
@@ -271,6 +308,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showError(self, task, error: Exception) -> None:
         """Below the button, or in place of the numbers; nothing where work in the background was cancelled."""
+        if task.kind == "difference" and not task.cancelling:
+            self.compare.onDifferenceFailed()
         if task.kind in ("denoise", "anatomy"):
             button = self.task if task.kind == "denoise" else self.anatomy.task
             button.say(_("{reason} Nothing was changed.").format(reason=error))

@@ -28,6 +28,8 @@ sys.path.append(str(ROOT / "Testing"))  # for dicom_fixtures
 temporary = tempfile.TemporaryDirectory()
 modelFolder = Path(temporary.name) / "models"
 ALL = "all"
+IDLE_S = 0.05
+"""What `pace` measures on an idle core of 2020."""
 sharedWorker = []  # the worker that tests share, once there is one
 denoised = {}  # what PanelTestCase.expected has computed already
 
@@ -71,6 +73,19 @@ def wait(until, seconds: float = 60.0) -> None:
             raise AssertionError(f"waited {seconds:g} s in vain")
         slicer.app.processEvents()
         time.sleep(0.002)
+
+
+def pace() -> float:
+    """How many times longer a fixed piece of work takes on this machine, as busy as it is, than on an idle core: >= 1.
+
+    Limits of time in tests are multiplied by it.
+    """
+    started = time.monotonic()
+    numbers = np.random.default_rng(0).random(200_000)
+    for _ in range(5):
+        np.sort(numbers)
+        sum(range(200_000))
+    return max(1.0, (time.monotonic() - started) / IDLE_S)
 
 
 def alive(pid: int) -> bool:
@@ -165,7 +180,6 @@ class PanelTestCase(unittest.TestCase):
         self.addCleanup(self.closePanel)
         self.ui = self.panel.ui
         self.logic = self.panel.logic
-        self.choices = self.panel._parameterNode
         self.shared = self.ownWorker != ALL and self._testMethodName not in self.ownWorker
         if self.shared:
             if not sharedWorker:
@@ -174,6 +188,11 @@ class PanelTestCase(unittest.TestCase):
             self.logic.tasks.worker = sharedWorker[0]
         self.choices.model = "test-model-0"
         self.choices.strength = 100
+
+    @property
+    def choices(self):
+        """The panel's parameter node, which it takes anew with each scene."""
+        return self.panel._parameterNode
 
     def closePanel(self):
         if self.panel is not None:
@@ -232,9 +251,12 @@ class PanelTestCase(unittest.TestCase):
         (file,) = folder.glob("*.mrml")
         return str(file)
 
-    def openScene(self, file: str):
+    def openScene(self, file: str, *, add: bool = False):
+        """Opens a scene in place of this one, or adds it; the panel follows in the event loop's next turns."""
         slicer.mrmlScene.SetURL(file)
-        self.assertTrue(slicer.mrmlScene.Connect())
+        self.assertTrue(slicer.mrmlScene.Import() if add else slicer.mrmlScene.Connect())
+        for _turn in range(3):
+            slicer.app.processEvents()
 
 
 class LongRun:
@@ -252,3 +274,10 @@ class LongRun:
         """Clicks, and waits for a progress text."""
         self.click()
         wait(lambda: words in getattr(self.ui, self.bar).format and self.logic.tasks.current.begun)
+
+    def secondsToCancel(self) -> float:
+        """How long cancelling may take now that the network is at work: two batches, as long as they take here."""
+        bar = getattr(self.ui, self.bar)
+        at, started = bar.value, time.monotonic()
+        wait(lambda: bar.value >= at + 2)
+        return time.monotonic() - started + 0.3 * pace()

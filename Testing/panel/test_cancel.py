@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import slicer
-from panel_case import LongRun, PanelTestCase, makeVolume, modelFolder, wait
+from panel_case import LongRun, PanelTestCase, makeVolume, modelFolder, pace, wait
 
 
 class CancelTest(LongRun, PanelTestCase):
@@ -29,11 +29,11 @@ class CancelTest(LongRun, PanelTestCase):
 
     def test_cancel_during_the_network_then_again(self):
         self.runTo("slice ")
-        pid = self.logic.tasks.worker.pid
+        pid, limit = self.logic.tasks.worker.pid, self.secondsToCancel()
         clicked = time.monotonic()
         self.click()
         self.settle()
-        self.assertLess(time.monotonic() - clicked, 0.2 + self.secondsOfABatch())
+        self.assertLess(time.monotonic() - clicked, limit)
         self.assertEqual(self.ui.statusLabel.text, "Cancelled. Nothing was changed.")
         self.assertEqual(self.ui.denoiseButton.text, "Denoise")
         self.assertTrue(self.ui.denoiseButton.enabled)
@@ -41,13 +41,10 @@ class CancelTest(LongRun, PanelTestCase):
         self.assertEqual(self.logic.tasks.worker.pid, pid)
         np.testing.assert_array_equal(self.denoise()[:6], self.expected(self.voxels[:6]))  # each slice by itself
 
-    def secondsOfABatch(self) -> float:
-        """One slice: what cancelling has to wait for."""
-        return 0.3
-
     def test_cancel_at_once_while_pytorch_starts(self):
         seconds = []
-        while len(seconds) < 3 and min(seconds, default=1) >= 0.2:  # a busy machine may need another try
+        limit = 0.2 * pace()
+        while len(seconds) < 3 and min(seconds, default=limit) >= limit:  # a busy machine may need another try
             self.click()
             wait(lambda: self.logic.tasks.worker.process is not None)
             clicked = time.monotonic()
@@ -55,7 +52,7 @@ class CancelTest(LongRun, PanelTestCase):
             self.settle()
             seconds.append(time.monotonic() - clicked)
             self.assertNothingHappened()
-        self.assertLess(min(seconds), 0.2)
+        self.assertLess(min(seconds), limit)
 
     def test_second_cancel_ends_a_worker_that_hangs(self):
         if os.name == "nt":
@@ -69,7 +66,7 @@ class CancelTest(LongRun, PanelTestCase):
                 slicer.app.processEvents()
             self.assertEqual(self.ui.denoiseButton.text, "Cancelling...")
             self.click()
-            wait(lambda: not self.logic.tasks.busy(), 1)
+            wait(lambda: not self.logic.tasks.busy(), pace())
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -104,7 +101,6 @@ class CancelTest(LongRun, PanelTestCase):
         self.assertEqual(self.volumes(), [])
         self.assertEqual(self.newFiles(), [])
         self.panel.initializeParameterNode()
-        self.choices = self.panel._parameterNode
         self.choices.model = "test-model-0"
         self.choices.inputVolume = makeVolume("CT", self.voxels)
         self.denoise()

@@ -68,7 +68,8 @@ class CompareTest(PanelTestCase):
         result = slicer.util.arrayFromVolume(self.choices.outputVolume)
         np.testing.assert_array_equal(slicer.util.arrayFromVolume(difference), result - self.voxels)
         display = difference.GetDisplayNode()
-        self.assertEqual((display.GetWindowLevelMin(), display.GetWindowLevelMax()), (-50, 50))
+        limit = self.ui.differenceSlider.value  # suits the spread, see below
+        self.assertEqual((display.GetWindowLevelMin(), display.GetWindowLevelMax()), (-limit, limit))
         self.assertEqual(self.view("difference")[1].GetBackgroundVolumeID(), difference.GetID())
         self.ui.differenceSlider.value = 20
         self.assertEqual((display.GetWindowLevelMin(), display.GetWindowLevelMax()), (-20, 20))
@@ -77,6 +78,58 @@ class CompareTest(PanelTestCase):
         np.testing.assert_array_equal(slicer.util.arrayFromVolume(difference), result - self.voxels)
         self.abdomen = self.ui.abdomenButton.click()
         self.assertEqual(display.GetWindowLevelMax(), 20)
+
+    def test_the_range_of_the_difference_follows_its_spread_until_the_user_chooses(self):
+        difference = sys.modules["ASCONDenoiseLib.imaging.difference"]
+        self.ui.differenceButton.click()
+        self.settle()
+        spread = (slicer.util.arrayFromVolume(self.choices.outputVolume) - self.voxels)[self.voxels > -500].std()
+        limits = [difference.limit_for_spread(factor * spread) for factor in (0.7, 1.3)]
+        self.assertTrue(limits[0] <= self.choices.differenceRange <= limits[1], (limits, spread))
+        self.assertEqual(self.ui.differenceSlider.value, self.choices.differenceRange)
+        self.ui.differenceSlider.value = 35
+        self.choices.model = "test-model-1"
+        self.denoise()
+        self.settle()
+        self.assertEqual(self.choices.differenceRange, 35)
+        self.assertEqual(self.logic.run.difference.GetDisplayNode().GetWindowLevelMax(), 35)
+
+    def test_difference_of_volumes_that_do_not_fit_is_a_sentence(self):
+        self.choices.outputVolume = makeVolume("smaller", self.voxels[:2])
+        self.ui.differenceButton.click()
+        self.settle()
+        self.assertIn("differ in size", self.ui.statusLabel.text)
+        self.assertFalse(self.ui.differenceButton.checked)
+        self.assertIsNotNone(self.logic.run)
+
+    def test_panes_are_fitted_to_the_body_and_again_when_they_are_resized(self):
+        self.ui.differenceButton.click()
+        self.settle()
+        views = [self.view(pane)[0] for pane in ("LDCT", "denoised", "NDCT", "difference")]
+        for _again in range(2):
+            for _turn in range(3):
+                slicer.app.processEvents()
+            zoom = [view.GetFieldOfView()[0] / view.GetDimensions()[0] for view in views]
+            np.testing.assert_allclose(zoom, zoom[0], rtol=1e-6)
+            columns, rows, _one = views[1].GetDimensions()
+            body_mm = np.array((0.9 * 67 * 0.8, 0.8 * 61 * 0.9))  # of the ellipse
+            share = body_mm / (zoom[0] * np.array((columns, rows)))
+            self.assertGreater(share.max(), 0.5)
+            self.assertLess(share.max(), 1.0)
+            views[1].SetDimensions(columns // 2, rows, 1)  # as the layout does while it settles
+
+    def test_the_window_that_slicer_found_gives_way_to_one_that_shows_noise(self):
+        display = self.ldct.GetDisplayNode()
+        display.SetAutoWindowLevel(True)
+        self.denoise()
+        self.assertIn("Shown with the window Abdomen.", self.ui.statusLabel.text)
+        for volume in (self.ldct, self.choices.outputVolume, self.choices.referenceVolume):
+            shown = volume.GetDisplayNode()
+            self.assertEqual((shown.GetWindowLevelMin(), shown.GetWindowLevelMax()), (-160, 240))
+        display.SetWindowLevelMinMax(-10, 90)
+        self.denoise()
+        self.assertNotIn("window", self.ui.statusLabel.text)
+        self.assertEqual(display.GetWindowLevelMax(), 90)
 
     def test_difference_again_after_a_second_run(self):
         self.ui.differenceButton.click()
@@ -111,7 +164,7 @@ class CompareTest(PanelTestCase):
     def test_the_view_never_shows_the_ldct_under_another_name(self):
         self.ui.compareButton.click()
         view, _composite = self.view("denoised")
-        for percent, label in ((0, "LDCT"), (40, "LDCT + denoised"), (100, "denoised")):
+        for percent, label in ((0, "LDCT"), (40, "40\N{NO-BREAK SPACE}%"), (100, "100\N{NO-BREAK SPACE}%")):
             self.ui.revealSlider.value = percent
             self.assertEqual(view.GetLayoutLabel(), label)
 
@@ -159,7 +212,6 @@ class CompareTest(PanelTestCase):
         self.assertNotEqual(manager.layout, number)
         self.assertFalse(self.ui.compareButton.checked)
         self.openScene(file)
-        self.panel.enter()
         self.assertEqual(manager.layout, number)
         self.assertTrue(self.ui.compareButton.checked)
         for pane, volume in (("LDCT", "CT"), ("denoised", "CT denoised"), ("NDCT", "NDCT")):

@@ -9,7 +9,7 @@ import numpy as np
 import slicer
 import vtk
 from anatomy_case import AnatomyTestCase
-from panel_case import LongRun, longestHold, makeVolume, someVoxels, wait
+from panel_case import LongRun, longestHold, makeVolume, pace, someVoxels, wait
 
 
 class FindTest(AnatomyTestCase):
@@ -75,15 +75,15 @@ class FindTest(AnatomyTestCase):
 
     def test_opacity_and_outlines(self):
         display = self.find().GetDisplayNode()
-        self.assertEqual(display.GetOpacity2DFill(), 0.4)
-        self.assertFalse(display.GetVisibility2DOutline())
+        self.assertEqual(display.GetOpacity2DFill(), 0)  # the image stays as it is, between outlines
+        self.assertTrue(display.GetVisibility2DOutline())
         self.ui.anatomyOpacitySlider.value = 70
         self.ui.anatomyOutlinesCheckBox.click()
         self.assertEqual(display.GetOpacity2DFill(), 0.7)
-        self.assertTrue(display.GetVisibility2DOutline())
+        self.assertFalse(display.GetVisibility2DOutline())
         display = self.find().GetDisplayNode()  # the next looks the same
         self.assertEqual(display.GetOpacity2DFill(), 0.7)
-        self.assertTrue(display.GetVisibility2DOutline())
+        self.assertFalse(display.GetVisibility2DOutline())
 
     def test_again_replaces_and_another_volume_keeps(self):
         self.find()
@@ -138,7 +138,7 @@ class FindTest(AnatomyTestCase):
     def test_the_main_thread_is_never_busy_for_long(self):
         self.voxels = np.tile(someVoxels(1), (8, 2, 2))
         slicer.util.updateVolumeFromArray(self.ldct, self.voxels)
-        self.assertLess(longestHold(self.find), 0.2)
+        self.assertLess(longestHold(self.find), 0.2 * pace())
 
     def test_packages_are_asked_for_at_the_click(self):
         requirements = sys.modules["ASCONDenoiseLib.requirements"]
@@ -166,10 +166,11 @@ class CancelTest(LongRun, AnatomyTestCase):
 
     def test_cancel_during_the_network_then_again(self):
         self.runTo("step ")
-        pid, clicked = self.logic.tasks.worker.pid, time.monotonic()
+        pid, limit = self.logic.tasks.worker.pid, self.secondsToCancel()
+        clicked = time.monotonic()
         self.click()
         self.settle()
-        self.assertLess(time.monotonic() - clicked, 0.5)  # one slice, on a slow core
+        self.assertLess(time.monotonic() - clicked, limit)
         self.assertEqual(self.ui.anatomyStatusLabel.text, "Cancelled. Nothing was changed.")
         self.assertEqual(self.ui.anatomyButton.text, "Find the anatomy")
         self.assertNothingHappened()
@@ -182,7 +183,7 @@ class CancelTest(LongRun, AnatomyTestCase):
         clicked = time.monotonic()
         self.click()
         self.settle()
-        self.assertLess(time.monotonic() - clicked, 0.5)
+        self.assertLess(time.monotonic() - clicked, 0.5 * pace())
         self.assertNothingHappened()
 
     def test_input_removed_during_the_run(self):
@@ -196,7 +197,6 @@ class CancelTest(LongRun, AnatomyTestCase):
         self.runTo("step ")
         slicer.mrmlScene.Clear()
         self.settle()
-        self.choices = self.panel.logic.getParameterNode()
         self.assertNothingHappened()
 
     def test_earlier_result_removed_during_the_run(self):

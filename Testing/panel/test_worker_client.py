@@ -7,7 +7,7 @@ import unittest
 
 import numpy as np
 import slicer
-from panel_case import ALL, PanelTestCase, alive, longestHold, someVoxels, wait
+from panel_case import ALL, PanelTestCase, alive, longestHold, pace, someVoxels, wait
 
 
 class LifeTest(PanelTestCase):
@@ -24,10 +24,17 @@ class LifeTest(PanelTestCase):
         wait(lambda: "slice" in self.ui.progressBar.format)
         pids = self.workers()
         self.assertTrue(pids)
-        started = time.monotonic()
+        limit, cleanup, seconds = 0.2 * pace(), self.panel.cleanup, []
+
+        def timed():
+            started = time.monotonic()
+            cleanup()
+            seconds.append(time.monotonic() - started)
+
+        self.panel.cleanup = timed  # what is ours; clearing the scene is Slicer's own
         self.closePanel()
-        self.assertLess(time.monotonic() - started, 0.5)
-        wait(lambda: not any(map(alive, pids)), 5)
+        self.assertLess(seconds[0], limit)
+        wait(lambda: not any(map(alive, pids)), 5 * pace())
         self.assertEqual(self.newFiles(), [])
 
     def test_reload_ends_the_worker_and_reads_the_code_anew(self):
@@ -73,7 +80,7 @@ class LifeTest(PanelTestCase):
         self.voxels = np.tile(someVoxels(1), (12, 2, 2))
         slicer.util.updateVolumeFromArray(self.ldct, self.voxels)
         self.choices.strength = 50
-        self.assertLess(longestHold(self.denoise), 0.2)
+        self.assertLess(longestHold(self.denoise), 0.2 * pace())
 
 
 if __name__ == "__main__":

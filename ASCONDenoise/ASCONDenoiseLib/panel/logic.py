@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,11 @@ from ASCONDenoiseLib.models.card import load_card
 from ASCONDenoiseLib.models.files import find_model
 from ASCONDenoiseLib.panel import installation
 from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
-from ASCONDenoiseLib.panel.task_queue import OnEnd, OnProgress, Task, Tasks
+from ASCONDenoiseLib.panel.task_queue import OnEnd, OnProgress, Pending, Task, Tasks, Work
 from ASCONDenoiseLib.scene import operations
 from ASCONDenoiseLib.scene.display import show_as_difference
 from ASCONDenoiseLib.scene.volumes import instance_uids, spacing_mm, volume_facts
-from ASCONDenoiseLib.scene.voxels import volume_array
+from ASCONDenoiseLib.scene.voxels import volume_array, write_in_pieces
 
 BLEND_DELAY_MS = 250
 """How long the strength slider rests before the whole volume follows; the visible slices follow at once."""
@@ -37,7 +38,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         tasks: what is under way, and the workers.
         run: the last result, whose strength can still be changed; None without one.
         strength: of the next result and the last one, 0 to 1.
-        differenceRange: HU at the ends of the difference's colours; None while no difference is wanted.
+        differencePair: LDCT and denoised volume whose difference is wanted; None while none is.
         points: how many points the scatter plot of the anatomy has.
         installing: whether a click waits for packages to be installed.
         onProgress: called with a task and an event of the worker.
@@ -49,12 +50,14 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         self.tasks = Tasks(lambda task, event: self.onProgress(task, event), self._onTaskEnd)
         self.run: operations.Run | None = None
         self.strength = 1.0
-        self.differenceRange: float | None = None
+        self.differencePair: tuple[Volume, Volume] | None = None
         self.points = 2000
         self.installing = False
         self.onProgress: OnProgress = lambda task, event: None
         self.onEnd: OnEnd = lambda task, result, error: None
-        self._difference = None  # the node of the last difference; the next run uses it again
+        self._differenceRange: float | None = None
+        self._difference: Volume | None = None  # the node of the last difference, which the next uses again
+        self._others: operations.Run | None = None  # a pair of volumes that is not the last result, for its difference
         self._blending: float | None = None  # the strength that is being blended
         self._blendTimer = qt.QTimer()
         self._blendTimer.setSingleShot(True)
@@ -95,7 +98,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
     def forget(self, reason: str) -> None:
         """Cancels what is under way and drops the last result's files; nodes stay."""
         self._keep(None)
-        self._difference = None
+        self._difference = self._others = self.differencePair = None
         self.cancel(reason)
 
     def ensurePackages(self, packages: Sequence[str] = ()) -> None:
@@ -154,8 +157,11 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         referenceVolume: Volume | None = None,
         model: str = "",
         device: str = "auto",
-    ) -> None:
-        """Starts to denoise a volume; `onEnd` gets an `operations.Run`, which has the `strength` of that time.
+        strength: float | None = None,
+    ) -> Pending:
+        """Starts to denoise a volume.
+
+        The result is an `operations.Run`: its `output` is the denoised volume, its `strength` that of the end.
 
         Args:
             inputVolume: the LDCT, which stays as it is.
@@ -163,15 +169,18 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             referenceVolume: the NDCT, for the numbers.
             model: name of a model; "" for the default model.
             device: where the network runs; "auto" leaves the choice to the worker.
+            strength: 0 to 1; None: that of the logic, which is the slider's where a panel belongs to it.
 
         Raises:
             InputError: there is an `obstacle`.
         """
         if reason := self.obstacle(inputVolume, outputVolume, referenceVolume, model):
             raise InputError(reason)
+        if strength is not None:
+            self.strength = strength
         means = self._means(model, device)
         work = operations.denoise(inputVolume, outputVolume, referenceVolume, strength=lambda: self.strength, **means)
-        self.tasks.start("denoise", work, [inputVolume, outputVolume])
+        return self.tasks.start("denoise", work, [inputVolume, outputVolume])
 
     def findAnatomy(
         self,
@@ -180,8 +189,8 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         model: str = "",
         device: str = "auto",
         clusters: int = 8,
-    ) -> None:
-        """Starts to cluster the voxels of a volume; `onEnd` gets a segmentation node.
+    ) -> Pending:
+        """Starts to cluster the voxels of a volume; the result is a segmentation node.
 
         Args:
             inputVolume: the LDCT.
@@ -198,7 +207,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         work = operations.anatomy(
             inputVolume, before, clusters=clusters, points=self.points, translate=_, **self._means(model, device)
         )
-        self.tasks.start("anatomy", work, [inputVolume])
+        return self.tasks.start("anatomy", work, [inputVolume])
 
     def _means(self, model: str, device: str) -> dict[str, Any]:
         database = openDatabase()
@@ -216,18 +225,47 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             operations.blend_shown(self.run, strength, slicer.util.getNodesByClass("vtkMRMLSliceNode"))
             self._blendTimer.start(BLEND_DELAY_MS)
 
-    def setDifferenceRange(self, rangeHu: float | None) -> None:
-        """Shows denoised less LDCT in colours from -range to +range HU; None when it is not wanted any more.
+    def showDifference(self, inputVolume: Volume, outputVolume: Volume, rangeHu: float | None) -> None:
+        """Wants denoised less LDCT from now on; it is computed again for another result. `onEnd` gets each new node.
 
-        `onEnd` gets the node where it has to be computed first.
+        Args:
+            inputVolume: the LDCT.
+            outputVolume: the denoised volume, whether it is the last result or came with a scene.
+            rangeHu: its colours reach from minus to plus this; None: as far as suits its spread.
         """
-        self.differenceRange = rangeHu
-        if self.run is not None and self.run.difference is not None and rangeHu is not None:
-            show_as_difference(self.run.difference, rangeHu)
+        self.differencePair = inputVolume, outputVolume
+        self._differenceRange = rangeHu
+        node = self.differenceOf(inputVolume, outputVolume)
+        if node is not None and rangeHu is not None:
+            show_as_difference(node, rangeHu)
         self._settle()
 
-    def saveDicom(self, inputVolume: Volume, outputVolume: Volume, folder: str | Path) -> None:
-        """Starts to write a DICOM series that is derived from the LDCT's; `onEnd` gets the worker's answer.
+    def hideDifference(self) -> None:
+        """Wants no difference any more; the node stays."""
+        self.differencePair = None
+
+    def differenceOf(self, inputVolume: Volume, outputVolume: Volume) -> Volume | None:
+        """The node of denoised less LDCT; None where it has not been computed yet."""
+        for made in (self.run, self._others):
+            if made is not None and made.nodes() == [inputVolume, outputVolume]:
+                return made.difference
+        return None
+
+    def _makeDifference(self, inputVolume: Volume, outputVolume: Volume) -> Work:
+        if self.run is not None and self.run.nodes() == [inputVolume, outputVolume]:
+            return (yield from operations.difference(self.run, self._differenceRange, self._difference))
+        if volume_array(inputVolume).shape != volume_array(outputVolume).shape:
+            names = {"first": inputVolume.GetName(), "second": outputVolume.GetName()}
+            raise InputError(_("{first} and {second} differ in size: there is no difference to show.").format(**names))
+        with operations.private_folder(slicer.app.temporaryPath) as folder:
+            others = operations.Run(folder, inputVolume, output=outputVolume)
+            yield from write_in_pieces(volume_array(inputVolume), others.file("ldct"))
+            node = yield from operations.difference(others, self._differenceRange, self._difference)
+        self._others = others
+        return node
+
+    def saveDicom(self, inputVolume: Volume, outputVolume: Volume, folder: str | Path) -> Pending:
+        """Starts to write a DICOM series that is derived from the LDCT's; the result is the worker's answer.
 
         Args:
             inputVolume: the LDCT, whose files the DICOM database knows.
@@ -236,37 +274,38 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         """
         sources = [slicer.dicomDatabase.fileForInstance(uid) for uid in instance_uids(inputVolume)]
         work = operations.save_dicom(outputVolume, sources, str(folder), parent=slicer.app.temporaryPath)
-        self.tasks.start("save", work, [outputVolume])
+        return self.tasks.start("save", work, [outputVolume])
 
-    def makeSample(self, normalDose: Volume | None = None) -> list[Volume]:
+    def makeSample(self, normalDose: Volume | None = None, phantomShape: Sequence[int] | None = None) -> list[Volume]:
         """Simulates a quarter of the dose of a CT or, for None, of a phantom; turns the event loop meanwhile.
 
-        Returns the nodes LDCT and NDCT.
+        Args:
+            normalDose: the CT.
+            phantomShape: slices, rows and columns of the phantom, where they are not to be as usual.
+
+        Returns:
+            The nodes LDCT and NDCT.
+
+        Raises:
+            Cancelled: `cancel` was called.
         """
-        ended: list[tuple[Any, Exception | None]] = []
-        self.onEnd = lambda task, result, error: ended.append((result, error))
         names = _("ASCON low-dose abdomen"), _("ASCON normal-dose abdomen")
         work = operations.sample(slicer.mrmlScene, normalDose, names, parent=slicer.app.temporaryPath)
-        self.tasks.start("sample", work, [normalDose])
-        self.wait()
-        (result, error), *_rest = ended
-        if error is not None:
-            raise error
-        return result
+        work = work if phantomShape is None else _withPhantom(work, phantomShape)
+        return self.tasks.start("sample", work, [normalDose]).wait()
 
     def _settle(self) -> None:
         """Starts what the last result lacks: its strength, else its difference, else its numbers."""
-        run, tasks = self.run, self.tasks
-        if run is None or self._blendTimer.active or tasks.busy("denoise", "anatomy", "save", "sample"):
+        run, tasks, pair = self.run, self.tasks, self.differencePair
+        if self._blendTimer.active or tasks.busy("denoise", "anatomy", "save", "sample"):
             return
-        if tasks.busy("blend") and self._blending == self.strength:
-            return
-        if run.strength != self.strength:
-            self._blending = self.strength
-            tasks.start("blend", operations.blend_all(run, self.strength), run.nodes())
-        elif self.differenceRange is not None and run.difference is None and not tasks.busy("blend", "difference"):
-            tasks.start("difference", operations.difference(run, self.differenceRange, self._difference), run.nodes())
-        elif run.measured != run.strength and not tasks.busy():
+        if run is not None and run.strength != self.strength:
+            if not (tasks.busy("blend") and self._blending == self.strength):
+                self._blending = self.strength
+                tasks.start("blend", operations.blend_all(run, self.strength), run.nodes())
+        elif pair is not None and self.differenceOf(*pair) is None and not tasks.busy("blend", "difference"):
+            tasks.start("difference", self._makeDifference(*pair), pair)
+        elif run is not None and run.measured != run.strength and not tasks.busy():
             tasks.start("measure", operations.measure(run), run.nodes())
 
     def _onTaskEnd(self, task: Task, result: Any, error: Exception | None) -> None:
@@ -279,8 +318,10 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             logging.error("ASCON: %s failed: %s", task.kind, error, exc_info=traceback)
             if task.kind == "measure" and self.run is not None:
                 self.run.measured = self.run.strength  # do not try again
-            elif task.kind in ("blend", "difference"):
+            elif task.kind in ("blend", "difference") and self.run is not None and task.nodes == self.run.nodes():
                 self._keep(None)
+        if error is not None and task.kind == "difference" and not task.cancelling:
+            self.hideDifference()  # do not try again
         self.onEnd(task, result, error)
         self._settle()
 
@@ -290,8 +331,13 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
 
         if self.run is not None and gone(self.run.nodes()):
             self._keep(None)
-        if self.run is not None and self.run.difference is not None and gone([self.run.difference]):
-            self.run.difference = None
+        if self._others is not None and gone(self._others.nodes()):
+            self._others = None
+        if self.differencePair is not None and gone(self.differencePair):
+            self.differencePair = None
+        for made in (self.run, self._others):
+            if made is not None and made.difference is not None and gone([made.difference]):
+                made.difference = None
         task = self.tasks.current
         if task is not None and not task.cancelling and (names := gone(task.nodes)):
             self.cancel(_("{name} was removed from the scene.").format(name=names[0]))
@@ -301,6 +347,19 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         if self.run is not None:
             self.run.remove_files()
         self.run = run
+
+
+def _withPhantom(work: Work, shape: Sequence[int]) -> Work:
+    """The same work with a phantom of another shape."""
+    answer = None
+    with contextlib.closing(work):
+        while True:
+            try:
+                job = work.send(answer)
+            except StopIteration as end:
+                return end.value
+            asked = isinstance(job, dict) and job["command"] == "phantom"
+            answer = yield {**job, "shape": list(shape)} if asked else job
 
 
 def openDatabase() -> Any:

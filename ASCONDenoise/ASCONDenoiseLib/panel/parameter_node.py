@@ -19,6 +19,7 @@ class ASCONDenoiseParameterNode:
         device: where the network runs; "auto" leaves the choice to the worker.
         strength: percent.
         differenceRange: HU at the ends of the difference's colours.
+        differenceRangeChosen: whether the user chose it; otherwise it follows the difference's spread.
         clusters: how many the anatomy is divided into.
         anatomyOpacity: percent.
         anatomyOutlines: whether the clusters have outlines.
@@ -32,6 +33,7 @@ class ASCONDenoiseParameterNode:
     device: str = "auto"
     strength: Annotated[float, WithinRange(0, 100)] = 75
     differenceRange: Annotated[float, WithinRange(5, 200)] = 50
+    differenceRangeChosen: bool = False
     clusters: Annotated[int, WithinRange(2, 12)] = 8
-    anatomyOpacity: Annotated[float, WithinRange(0, 100)] = 40
-    anatomyOutlines: bool = False
+    anatomyOpacity: Annotated[float, WithinRange(0, 100)] = 0
+    anatomyOutlines: bool = True

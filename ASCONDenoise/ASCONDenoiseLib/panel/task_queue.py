@@ -23,6 +23,45 @@ OnEnd = Callable[["Task", Any, Exception | None], None]
 """Gets a task and its result, or None and the error that ended it."""
 
 
+class Pending:
+    """What a script holds of a task that it started.
+
+    Attributes:
+        done: whether the task has ended, or was cancelled before it began.
+        result: what it made; None before the end and where it failed.
+        error: what ended it; None where nothing did.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._callbacks: list[Callable[[Pending], None]] = []
+
+    def wait(self) -> Any:
+        """Turns the event loop until the end; returns the result, or raises the error."""
+        while not self.done:
+            slicer.app.processEvents()
+            time.sleep(0.002)
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def whenDone(self, callback: Callable[[Pending], None]) -> None:
+        """Calls `callback` with this object at the end; at once, if that has come."""
+        if self.done:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    def end(self, result: Any, error: Exception | None) -> None:
+        """For the queue: the task has ended."""
+        self.done, self.result, self.error = True, result, error
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+
 class Task:
     """Runs one operation: its pieces between the turns of the event loop, its jobs in the worker.
 
@@ -118,26 +157,43 @@ class Tasks:
         self.worker = WorkerClient()
         self.measuringWorker = WorkerClient(idleMinutes=1)
         self.current: Task | None = None
-        self._next: tuple[str, Work, Sequence] | None = None  # what to start when the current task has ended
+        self._pending = Pending()  # of the current task
+        self._next: tuple[str, Work, Sequence, Pending] | None = None  # what to start when the current task has ended
         self._onProgress = onProgress
         self._onEnd = onEnd
 
-    def start(self, kind: str, work: Work, nodes: Sequence) -> None:
+    def start(self, kind: str, work: Work, nodes: Sequence) -> Pending:
         """Starts a task, or has it wait in place of one that waited already. A series that is being saved is finished.
 
         Args:
             kind: see Task.
             work: what to do.
             nodes: the nodes that it cannot do without; None among them counts for nothing.
+
+        Returns:
+            What tells of the end.
         """
-        if self.current is not None:
-            self._next = kind, work, nodes
+        pending = Pending()
+        if self.current is None:
+            self._begin(kind, work, nodes, pending)
+        else:
+            self._drop(_("Something else was asked for."))
+            self._next = kind, work, nodes, pending
             if self.current.kind != "save" and not self.current.cancelling:
                 self.current.cancel(_("Something else was asked for."))
-            return
+        return pending
+
+    def _begin(self, kind: str, work: Work, nodes: Sequence, pending: Pending) -> None:
         worker = self.measuringWorker if kind == "measure" else self.worker
         nodes = [node for node in nodes if node is not None]
+        self._pending = pending
         self.current = Task(kind, work, nodes, worker, self._onProgress, self._onTaskEnd)
+
+    def _drop(self, reason: str) -> None:
+        """Gives up what waits for its turn."""
+        following, self._next = self._next, None
+        if following is not None:
+            following[3].end(None, Cancelled(reason))
 
     def busy(self, *kinds: str) -> bool:
         """Whether a task (of one of these kinds) is under way or waits for its turn."""
@@ -147,7 +203,7 @@ class Tasks:
 
     def cancel(self, reason: str) -> None:
         """Ends what is under way, at the worker's next batch at the latest."""
-        self._next = None
+        self._drop(reason)
         if self.current is not None:
             self.current.cancel(reason)
 
@@ -158,17 +214,20 @@ class Tasks:
             time.sleep(0.002)
 
     def close(self) -> None:
-        """Ends the workers and what they do, and tells nobody."""
-        self._next = None
+        """Ends the workers and what they do, and tells only who waits for it."""
+        self._drop("")
         for worker in (self.worker, self.measuringWorker):
             worker.stop("")
         if self.current is not None:
             self.current.close()
-        self.current = None
+            self.current = None
+            self._pending.end(None, Cancelled(""))
 
     def _onTaskEnd(self, task: Task, result: Any, error: Exception | None) -> None:
         self.current = None
+        pending = self._pending
         following, self._next = self._next, None
         if following is not None:
-            self.start(*following)
+            self._begin(*following)
         self._onEnd(task, result, error)
+        pending.end(result, error)

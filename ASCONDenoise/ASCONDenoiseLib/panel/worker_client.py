@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 Listener = Callable[[dict], None]
@@ -21,6 +22,9 @@ KILL_AFTER_MS = 2000
 
 _ending: dict[int, tuple[Any, Any]] = {}
 """Processes that were told to end, each with the timer that kills it; kept until they have ended."""
+
+_quitting: list[bool] = []
+"""Not empty once Slicer quits."""
 
 
 class WorkerClient:
@@ -146,7 +150,25 @@ def _letEnd(process: qt.QProcess) -> None:
     timer.timeout.connect(lambda: process.kill())
     timer.start(KILL_AFTER_MS)
     process.closeWriteChannel()
+    if _quitting:
+        _awaitEnd(process)
     onEnd()  # it may have ended already
+
+
+def _awaitEnd(process: qt.QProcess) -> None:
+    """When Slicer quits, no event loop turns any more."""
+    if not process.waitForFinished(100):
+        process.kill()
+        process.waitForFinished(100)
+
+
+def _onQuit() -> None:
+    _quitting.append(True)
+    for process, _timer in list(_ending.values()):
+        _awaitEnd(process)
+
+
+slicer.app.connect("aboutToQuit()", _onQuit)
 
 
 def _event(line: bytes) -> dict | None:

@@ -13,16 +13,27 @@ from slicer.i18n import tr as _
 from ASCONDenoiseLib.errors import AsconError, Failure
 from ASCONDenoiseLib.imaging import hounsfield
 from ASCONDenoiseLib.panel.context import PanelContext
-from ASCONDenoiseLib.scene import compare_layout, display
+from ASCONDenoiseLib.panel.logic import openDatabase
+from ASCONDenoiseLib.scene import anatomy_nodes, compare_layout, display
+from ASCONDenoiseLib.scene.body import suggested_window
+from ASCONDenoiseLib.scene.provenance import provenance
+from ASCONDenoiseLib.scene.view_fit import FittedViews
+from ASCONDenoiseLib.scene.volumes import volume_facts
 
 FLICKER_MS = 500
 
 
 def registerLayouts() -> None:
-    """Makes the compare layouts known to Slicer's views; nothing where it runs without its main window."""
+    """Makes the compare layouts known to Slicer's views, in as many columns as suit their place in the window.
+
+    Does nothing where Slicer runs without its main window.
+    """
     manager = slicer.app.layoutManager()
     if manager is not None:
-        compare_layout.register_compare_layouts(manager.layoutLogic().GetLayoutNode(), _labels())
+        viewport = manager.viewport()
+        size = (viewport.width, viewport.height)
+        node = manager.layoutLogic().GetLayoutNode()
+        compare_layout.register_compare_layouts(node, compare_layout.pane_labels(1.0, translate=_), size)
 
 
 def isCompareLayout(layout: int) -> bool:
@@ -51,16 +62,20 @@ class CompareSection:
         """Lets go of the volumes."""
         self._flickerTimer.stop()
         self._views.shareWindow([])
+        self._views.release()
 
     def update(self) -> None:
         """Follows the user's choices and the last result."""
-        ui, choices, run = self.ui, self.panel.choices, self.panel.logic.run
+        ui, choices = self.ui, self.panel.choices
         if choices is None:
             return
-        both = choices.inputVolume is not None and choices.outputVolume is not None
-        ui.compareButton.enabled = ui.revealSlider.enabled = ui.flickerButton.enabled = both
-        ui.differenceButton.enabled = run is not None
-        ui.differenceButton.toolTip = _("Another view: denoised less LDCT, in HU.") if run else _("Denoise first.")
+        pair = choices.inputVolume, choices.outputVolume
+        both = None not in pair
+        for widget in (ui.compareButton, ui.differenceButton, ui.revealSlider, ui.flickerButton):
+            widget.enabled = both
+        ui.differenceButton.toolTip = _("Another view: denoised less LDCT, in HU.") if both else _("Denoise first.")
+        if both and ui.differenceButton.checked and self.panel.logic.differencePair != pair:
+            self._showDifference()
         if self._views.volumes and self._views.volumes != self._volumes():
             if both:
                 self.show()
@@ -69,12 +84,12 @@ class CompareSection:
 
     def _volumes(self) -> dict[str, Volume]:
         """What there is to compare, by the pane that shows it."""
-        choices, run = self.panel.choices, self.panel.logic.run
+        choices = self.panel.choices
         if choices is None:
             return {}
         volumes = {"LDCT": choices.inputVolume, "denoised": choices.outputVolume, "NDCT": choices.referenceVolume}
-        if self.ui.differenceButton.checked and run is not None:
-            volumes["difference"] = run.difference
+        if self.ui.differenceButton.checked and None not in (choices.inputVolume, choices.outputVolume):
+            volumes["difference"] = self.panel.logic.differenceOf(choices.inputVolume, choices.outputVolume)
         return {pane: volume for pane, volume in volumes.items() if volume is not None}
 
     def _imagesInHu(self) -> list[Volume]:
@@ -97,7 +112,7 @@ class CompareSection:
     def leave(self) -> None:
         """Puts the views back as they were."""
         self.ui.compareButton.checked = self.ui.differenceButton.checked = False
-        self.panel.logic.setDifferenceRange(None)
+        self.panel.logic.hideDifference()
         self._views.leave()
 
     def resume(self) -> None:
@@ -119,15 +134,37 @@ class CompareSection:
             self.leave()
 
     def onDifferenceButton(self) -> None:
-        wanted = self.ui.differenceButton.checked
-        self.panel.logic.setDifferenceRange(self.panel.choices.differenceRange if wanted else None)
-        run = self.panel.logic.run
-        if not wanted or run is not None and run.difference is not None:
+        choices, logic = self.panel.choices, self.panel.logic
+        if not self.ui.differenceButton.checked:
+            logic.hideDifference()
             self.show()
+        else:
+            self._showDifference()
+            if logic.differenceOf(choices.inputVolume, choices.outputVolume) is not None:
+                self.show()
+
+    def _showDifference(self) -> None:
+        """Has the difference computed where it is not there, with the user's range or one that suits its spread."""
+        choices = self.panel.choices
+        rangeHu = choices.differenceRange if choices.differenceRangeChosen else None
+        self.panel.logic.showDifference(choices.inputVolume, choices.outputVolume, rangeHu)
+
+    def onDifferenceMade(self, difference: Volume) -> None:
+        """Shows a new difference, and its range on the slider."""
+        self.panel.choices.differenceRange = display.window_of(difference)[1]
+        self.show()
+
+    def onDifferenceFailed(self) -> None:
+        """Lets the button go, so that another click tries again."""
+        self.ui.differenceButton.checked = False
 
     def onDifferenceRange(self, rangeHu: float) -> None:
+        choices = self.panel.choices
+        if choices is None or rangeHu == choices.differenceRange:  # it follows the choices, not the user
+            return
+        choices.differenceRangeChosen, choices.differenceRange = True, rangeHu
         if self.ui.differenceButton.checked:
-            self.panel.logic.setDifferenceRange(rangeHu)
+            self._showDifference()
 
     # Window, before and after
 
@@ -135,16 +172,43 @@ class CompareSection:
         """Shows all volumes with one of the display windows."""
         display.set_window(self._imagesInHu(), hounsfield.DISPLAY_WINDOWS_HU[name])
 
-    def showResult(self) -> None:
-        """Shows the result over the LDCT, in the views that there are."""
+    def showResult(self) -> str:
+        """Shows the result over the LDCT, in the views that there are.
+
+        Where Slicer found the window by itself, whose whole range hides noise, one is set that suits what the volume
+        shows. Returns a sentence that says so; "" where the user's window stays.
+        """
         self.ui.revealSlider.value = 100
+        ldct = self.panel.choices.inputVolume
+        said = ""
+        if display.is_automatic_window(ldct):
+            database = openDatabase()
+            facts = volume_facts(ldct, database.instanceValue if database else None)
+            name = suggested_window(ldct, facts.get("body_part", ""))
+            self.showWindow(name)
+            said = _("Shown with the window {name}.").format(name=getattr(self.ui, f"{name}Button").text)
         self._views.shareWindow(self._imagesInHu())
         self.onReveal()
+        return said
 
     def onReveal(self) -> None:
+        """Shows as much of the denoised volume over the LDCT as the slider says."""
         volumes = self._volumes()
         if "LDCT" in volumes and "denoised" in volumes:
             self._views.reveal(volumes["LDCT"], volumes["denoised"], self.ui.revealSlider.value / 100)
+        self.labelPanes()
+
+    def labelPanes(self) -> None:
+        """Says in the panes' names which strength is seen; none is the LDCT under another name."""
+        volumes, logic, opacity = self._volumes(), self.panel.logic, self.ui.revealSlider.value / 100
+        if "denoised" not in volumes:
+            return
+        denoised = volumes["denoised"]
+        known = logic.strength if logic.run is not None and logic.run.output is denoised else _strengthOf(denoised)
+        labels = compare_layout.pane_labels(1.0 if known is None else known, opacity, _)
+        if known is None and opacity > 0:
+            labels["denoised"] = _("denoised") if opacity == 1 else _("both")
+        compare_layout.label_panes(slicer.mrmlScene, labels)
 
     def onFlickerButton(self, on: bool) -> None:
         if on:
@@ -168,9 +232,12 @@ class CompareViews:
         self.volumes: Mapping[str, Volume] = {}
         self._layoutBefore = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
         self._sharedWindow: display.SharedWindow | None = None
+        self._fitted: FittedViews | None = None
 
     def show(self, volumes: Mapping[str, Volume]) -> None:
         """Lays the volumes (LDCT, denoised, perhaps NDCT and difference) out, at the slice that was on show.
+
+        The views are fitted to the body, and again when the layout gives them their size.
 
         Raises Failure where Slicer has no views.
         """
@@ -186,16 +253,26 @@ class CompareViews:
         self.volumes = volumes
         manager.setLayout(compare_layout.COMPARE_LAYOUTS[tuple(volumes)])
         slicer.app.processEvents()  # the views take their size
+        anatomy_nodes.keep_off_difference(slicer.mrmlScene)
+        self.release()
         views = compare_layout.compare_volumes(slicer.mrmlScene, volumes)
         compare_layout.show_slice(views, volumes["LDCT"], shown[0] if shown else None)
-        if "difference" in volumes:
-            display.show_scale(volumes["difference"])
+        scale = display.show_scale(volumes["difference"]) if "difference" in volumes else None
+        self._fitted = FittedViews(views, volumes["LDCT"], lambda work: qt.QTimer.singleShot(0, work), scale, views[-1])
+
+    def release(self) -> None:
+        """Lets the views' zoom be what it is."""
+        if self._fitted is not None:
+            self._fitted.close()
+            self._fitted = None
 
     def leave(self) -> None:
         """Puts the views back as they were, unless the user has chosen others already."""
+        self.release()
         manager = slicer.app.layoutManager()
         if self.volumes and isCompareLayout(manager.layout):
             manager.setLayout(self._layoutBefore)
+        anatomy_nodes.keep_off_difference(slicer.mrmlScene)
         self.volumes = {}
 
     def shareWindow(self, volumes: Sequence[Volume]) -> None:
@@ -216,16 +293,12 @@ class CompareViews:
         for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
             if composite.GetLayoutName() == denoisedView or not _isPane(composite):
                 display.reveal(composite, before, after, opacity)
-        labels = _labels()
-        label = labels["LDCT"] if opacity <= 0 else labels["denoised"] if opacity >= 1 else _("LDCT + denoised")
-        for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-            if view.GetLayoutName() == denoisedView:  # it never shows the LDCT under another name
-                view.SetLayoutLabel(label)
 
 
-def _labels() -> dict[str, str]:
-    """What the panes are called on show."""
-    return {"LDCT": _("LDCT"), "denoised": _("denoised"), "NDCT": _("NDCT"), "difference": _("difference")}
+def _strengthOf(volume: Volume) -> float | None:
+    """The strength that the volume holds; None where nothing is known."""
+    text = provenance(volume).get("ASCON.Strength")
+    return None if text is None else float(text)
 
 
 def _isPane(node: Any) -> bool:
