@@ -187,7 +187,7 @@ def place_scale(scale: slicer.vtkMRMLColorLegendDisplayNode, pixels: Sequence[in
     if upright:
         scale.SetOrientation(scale.Vertical)
         scale.SetSize(min(SCALE_PX[0] / columns, 1), 0.5)
-        scale.SetPosition(1.0, 0.5)
+        scale.SetPosition(0.98, 0.5)
     else:
         scale.SetOrientation(scale.Horizontal)
         scale.SetSize(min(SCALE_PX[1] / rows, 1), 0.5)
