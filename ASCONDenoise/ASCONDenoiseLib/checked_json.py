@@ -8,6 +8,7 @@ list, tuple, dict, Path, Any, unions, Literal and dataclasses within each other.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import types
 import typing
@@ -44,6 +45,14 @@ class FieldError(ValueError):
         self.value = value
         self.wanted = wanted
         self.names = list(names) or [name]
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError, also where lists or objects lie too deep in each other."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or objects lie too deep in each other") from None
 
 
 def from_json(cls: type[T], values: Mapping[str, Any], place: str = "") -> T:

@@ -19,6 +19,12 @@ Subparsers = Any
 class Parser(argparse.ArgumentParser):
     """argparse whose complaints go the way of all errors."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for text in args or ():
+            if text.startswith("--") and text.endswith("=--"):  # which some Pythons take for an empty list
+                self.error(f"the argument {text.removesuffix('=--')} has no value")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[0].upper()}{message[1:]}. See `{self.prog} --help`.")
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ASCONDenoiseLib.checked_json import FieldError, from_json
+from ASCONDenoiseLib.checked_json import FieldError, from_json, parse_json
 from ASCONDenoiseLib.errors import InputError
 
 TEXT = {"wanted": "text"}
@@ -118,8 +118,8 @@ class ModelCard:
             InputError: the text is no JSON object, or a field is missing, unknown or of the wrong type.
         """
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(text)
+        except ValueError as error:
             raise InputError(f"{source} is not valid JSON ({error}). Get the model again.") from None
         if not isinstance(values, Mapping):
             raise InputError(f"{source} is not a JSON object. Get the model again.")

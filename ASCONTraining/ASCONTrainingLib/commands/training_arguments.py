@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ASCONDenoiseLib.checked_json import parse_json
 from ASCONDenoiseLib.commands.arguments import Parser, add_device, checked_device
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import InputError
@@ -116,12 +116,13 @@ def _make_phantoms(folder: Path, console: Console) -> None:
 def _read_config(path: Path) -> tuple[TrainConfig, Path | None]:
     """A config.json that a training wrote, or one with settings only."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         values = content.get("config", content)
         data = content.get("data") if "config" in content else None
-    except (OSError, ValueError, AttributeError) as error:
+        data = None if data is None else Path(data)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} holds no settings of a training ({error}).") from None
-    return TrainConfig.from_dict(values), None if data is None else Path(data)
+    return TrainConfig.from_dict(values), data
 
 
 def _name_and_value(text: str) -> tuple[str, str]:

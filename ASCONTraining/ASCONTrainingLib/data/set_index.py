@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ASCONDenoiseLib.checked_json import from_json
+from ASCONDenoiseLib.checked_json import from_json, parse_json
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.atomic import atomic_file
 from ASCONTrainingLib.data.background import CELL
@@ -112,7 +112,7 @@ def read_index(folder: str | Path) -> Index:
     """
     path = Path(folder) / INDEX
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{folder} holds no index.json, so it is no prepared set: make one with `ascon prepare`."

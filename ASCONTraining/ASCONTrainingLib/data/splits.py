@@ -7,11 +7,11 @@ test patients. Here the last training patients validate, so that the test patien
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from ASCONDenoiseLib.checked_json import parse_json
 from ASCONDenoiseLib.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -41,7 +41,7 @@ def read_split(path: str | Path) -> Split:
         InputError: unreadable, lists missing, or a patient in two of them.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
         split = {name: [str(patient) for patient in content[name]] for name in SPLITS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
