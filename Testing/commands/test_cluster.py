@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,7 +19,7 @@ from model_fixtures import a_card
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.reading import read_volume
-from ASCONDenoiseLib.io.volume import Volume
+from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.card import load_card
 from ASCONDenoiseLib.models.files import save_model
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
@@ -134,3 +135,29 @@ def test_cluster_replaces_its_own_folder_and_no_other(a_body, tmp_path, capsys):
     before = files_in(out)
     assert cli.main(command) == 2
     assert "thoughts.txt" in capsys.readouterr().err and files_in(out) == before
+
+
+def test_what_cluster_can_refuse_it_refuses_before_the_network_runs(a_body, tmp_path, monkeypatch, capsys):
+    from ASCONDenoiseLib.models import feature_clusters
+
+    monkeypatch.setattr(feature_clusters, "cluster_volume", lambda *_, **__: pytest.fail("the network ran"))
+    sheared = Geometry((1.0, 1.0, 3.0), direction=(1.0, 0.0, 0.0, 0.0, 0.96, -0.28, 0.0, 0.0, 1.0))
+    write_volume(Volume(read_volume(a_body).voxels, sheared), tmp_path / "sheared.nrrd")
+    full = shutil.disk_usage(tmp_path)._replace(free=10)
+    command = ["cluster", str(tmp_path / "sheared.nrrd"), str(tmp_path / "out"), "--model", "sign"]
+    assert cli.main([*command, "--format", "nii.gz"]) == 2
+    assert "sheared" in capsys.readouterr().err
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    assert cli.main(command) == 1
+    assert "does not fit on its disk" in capsys.readouterr().err
+
+
+def test_cluster_tells_the_same_warnings_everywhere(a_body, tmp_path, capsys):
+    sagittal = Geometry((1.0, 1.0, 3.0), direction=(0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    write_volume(Volume(read_volume(a_body).voxels, sagittal), tmp_path / "cut.nrrd")
+    command = ["cluster", tmp_path / "cut.nrrd", tmp_path / "out", "--model", "sign", "--clusters", "2"]
+    assert cli.main([*map(str, command), "--points", "120", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (warning,) = json.loads(out.splitlines()[-1])["warnings"]
+    assert "sagittal" in warning and warning in err and warning in (tmp_path / "out" / "report.html").read_text()
+    assert json.loads((tmp_path / "out" / "labels.nrrd.json").read_text())["warnings"] == [warning]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -109,15 +111,68 @@ def test_a_file_name_that_is_not_unicode_is_refused(tmp_path, capsys):
     assert "not valid Unicode" in capsys.readouterr().err
 
 
-def test_what_the_model_is_not_for_is_remarked_upon_and_done(an_identity_esau_net, tmp_path, capsys):
+@pytest.fixture
+def a_model_for_thick_slices(an_identity_esau_net, tmp_path) -> Path:
     network, card = load_network(an_identity_esau_net)
     model = tmp_path / "thick.safetensors"
-    save_model(network, replace(card, scope=Scope(slice_mm=(2.5, 5.0))), model)
+    save_model(network, replace(card, scope=Scope(slice_mm=(2.5, 5.0), sharp_kernels=False)), model)
+    return model
+
+
+def test_what_the_model_is_not_for_is_remarked_upon_and_done(a_model_for_thick_slices, tmp_path, capsys):
     voxels = np.full((2, 64, 64), 40, np.int16)
     voxels[:, :32] = -1000
     scan, out = tmp_path / "denoised.nrrd", tmp_path / "out.nrrd"
     write_volume(Volume(voxels, Geometry(spacing_mm=(0.7, 0.7, 0.625))), scan)
-    assert cli.main(["denoise", str(scan), str(out), "--model", str(model)]) == 0
+    assert cli.main(["denoise", str(scan), str(out), "--model", str(a_model_for_thick_slices)]) == 0
     remarks = capsys.readouterr().err
     assert "has been denoised already" in remarks and "thinner than those that the model has seen" in remarks
     assert out.exists()
+
+
+def test_standard_error_json_and_record_give_the_same_warnings(a_model_for_thick_slices, tmp_path, capsys):
+    """Stored values that nobody rescaled, thin, cut from left to right; with --quiet, too."""
+    stored = np.random.default_rng(0).integers(0, 2000, (3, 24, 24)).astype(np.int16)
+    sagittal = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+    scan, said = tmp_path / "stored.nii.gz", []
+    write_volume(Volume(stored, Geometry((0.7, 0.7, 0.625), direction=sagittal)), scan)
+    for number, quiet in enumerate(([], ["--quiet"])):
+        out = tmp_path / f"out{number}.nrrd"
+        command = ["denoise", str(scan), str(out), "--model", str(a_model_for_thick_slices), "--json", *quiet]
+        assert cli.main(command) == 0
+        text, remarks = capsys.readouterr()
+        warnings = json.loads(text.splitlines()[-1])["warnings"]
+        said.append(warnings)
+        for words in ("hardly HU", "sagittal", "thinner"):
+            assert sum(words in sentence for sentence in warnings) == 1, words
+        assert json.loads((tmp_path / f"out{number}.nrrd.json").read_text())["warnings"] == warnings
+        assert remarks == ("" if quiet else "".join(f"ascon: {sentence}\n" for sentence in warnings))
+    assert said[0] == said[1]
+
+
+def test_a_derived_series_tells_the_warnings_and_notes_too(tmp_path, capsys, the_models):
+    make_ct_series(tmp_path / "series", shape=(4, 12, 16), edit=lambda dataset, k: setattr(dataset, "Modality", "CT"))
+    extra = pydicom.dcmread(next((tmp_path / "series").iterdir()))
+    extra.save_as(tmp_path / "series" / "copy.dcm")  # an exact duplicate
+    command = ["denoise", str(tmp_path / "series"), str(tmp_path / "denoised"), "--model", "shift-30", "--json"]
+    assert cli.main(command) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    told = pydicom.dcmread(tmp_path / "denoised" / "0001.dcm").DerivationDescription
+    assert result["notes"] and all(sentence in told for sentence in (*result["notes"], *result["warnings"]))
+
+
+@pytest.mark.parametrize("output", ["out", "out.nrrd", "out.nii.gz"])
+def test_what_can_be_refused_is_refused_before_the_network_runs(tmp_path, capsys, output):
+    """The headers lack what every derived object needs, or the disk has no room."""
+
+    def no_study(dataset, k):
+        del dataset.StudyInstanceUID
+
+    full = shutil.disk_usage(tmp_path)._replace(free=100)
+    make_ct_series(tmp_path / "series", shape=(4, 24, 32), edit=no_study if output == "out" else None)
+    with pytest.MonkeyPatch.context() as patch:
+        if output != "out":
+            patch.setattr(shutil, "disk_usage", lambda path: full)
+        code, lines = run_json(capsys, "denoise", tmp_path / "series", tmp_path / output, "--model", "shift-30")
+    assert code == (2 if output == "out" else 1)
+    assert [line["event"] for line in lines] == ["error"] and not (tmp_path / output).exists()

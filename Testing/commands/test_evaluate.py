@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from command_fixtures import run_json
+from alignment_fixtures import other_order
+from command_fixtures import GEOMETRY, run_json
 
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.io.image_files import write_volume
@@ -57,8 +61,58 @@ def test_evaluate_per_slice_and_unclipped(a_pair, tmp_path, capsys):
     assert rmse["--unclipped"] == pytest.approx((30000 - original) / 16, abs=0.01)
 
 
-def test_evaluate_remarks_on_volumes_that_lie_elsewhere(a_pair, tmp_path, capsys):
+def test_evaluate_refuses_volumes_that_lie_elsewhere_unless_told_to_go_by_their_order(a_pair, tmp_path, capsys):
     a, b = a_pair
-    write_volume(Volume(read_volume(b).voxels, Geometry()), tmp_path / "c.nrrd")
-    assert cli.main(["evaluate", "--reference", str(a), "--test", str(tmp_path / "c.nrrd")]) == 0
-    assert "lies elsewhere" in capsys.readouterr().err
+    for name, geometry in (("c.nrrd", Geometry()), ("d.nrrd", replace(GEOMETRY, origin_mm=(-99.0, -90.5, 30.25)))):
+        write_volume(Volume(read_volume(b).voxels, geometry), tmp_path / name)
+    command = ["evaluate", "--reference", str(a), "--test", str(b), "--test"]
+    assert cli.main([*command, str(tmp_path / "c.nrrd")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "turned against each other by 46 degrees" in err and "--by-order" in err
+    assert cli.main([*command, str(tmp_path / "d.nrrd")]) == 2
+    assert "are up to 1 mm apart" in capsys.readouterr().err
+    code, lines = run_json_with_remarks(capsys, *command, tmp_path / "d.nrrd", "--by-order")
+    assert code == 0 and "1 mm apart. Voxels are compared by their order." in lines[-1]["warnings"][0]
+    assert lines[-1]["comparisons"][0]["mean"] == lines[-1]["comparisons"][2]["mean"]
+
+
+def run_json_with_remarks(capsys, *arguments):
+    code = cli.main([*map(str, arguments), "--json"])
+    return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["c.nrrd", "c.nii.gz", "c.mha"])
+def test_evaluate_finds_the_same_numbers_whatever_the_order_of_the_voxels(a_pair, tmp_path, capsys, name):
+    """The same scan with its rows from back to front, and its slices from left to right."""
+    a, b = a_pair
+    test = read_volume(b)
+    test.voxels[0, 0, 0] += 100
+    write_volume(test, tmp_path / "b2.nrrd")
+    write_volume(other_order(test, (1, 2, 0), (-1, 1, -1)), tmp_path / name)
+    code, lines = run_json(
+        capsys, "evaluate", "--reference", a, "--test", tmp_path / "b2.nrrd", "--test", tmp_path / name
+    )
+    assert code == 0
+    first, second = ({**c, "name": ""} for c in lines[-1]["comparisons"][::2])
+    assert first == second
+
+
+def test_evaluate_remarks_on_an_anatomy_that_is_shifted(tmp_path, capsys):
+    rows, columns = np.mgrid[:96, :96] - 48
+    body = np.where(np.hypot(rows, columns) < 30, 40, -1000) + np.where(np.hypot(rows - 9, columns + 8) < 7, 400, 0)
+    noise = np.random.default_rng(0).normal(0, 30, (4, 96, 96))
+    for name, image in (("a", body), ("b", np.roll(body, 7, axis=1)), ("c", body)):
+        noise = noise[::-1]
+        write_volume(Volume((image + noise).astype(np.int16), Geometry()), tmp_path / f"{name}.nrrd")
+    command = ["evaluate", "--reference", tmp_path / "a.nrrd", "--test", tmp_path / "c.nrrd", "--test"]
+    code, lines = run_json_with_remarks(capsys, *command, tmp_path / "b.nrrd")
+    assert code == 0
+    (warning,) = lines[-1]["warnings"]
+    assert "b.nrrd differ in place" in warning and "7 columns" in warning
+
+
+def test_evaluate_reads_all_volumes_before_it_compares(a_pair, tmp_path, capsys):
+    code, lines = run_json(
+        capsys, "evaluate", "--reference", a_pair[0], "--test", a_pair[1], "--test", tmp_path / "no.nrrd"
+    )
+    assert code == 2 and [line["event"] for line in lines] == ["error"]

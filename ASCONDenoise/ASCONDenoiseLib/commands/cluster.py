@@ -18,6 +18,7 @@ from ASCONDenoiseLib.commands.arguments import (
     to_positive,
 )
 from ASCONDenoiseLib.commands.console import Console
+from ASCONDenoiseLib.commands.volume_warnings import say_warnings
 from ASCONDenoiseLib.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -57,26 +58,33 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
     from ASCONDenoiseLib.imaging.clustering import ClusterSettings
     from ASCONDenoiseLib.io.reading import read_volume
-    from ASCONDenoiseLib.io.results import check_results_folder
+    from ASCONDenoiseLib.io.results import VolumeFile, check_results_folder
+    from ASCONDenoiseLib.io.volume import like
     from ASCONDenoiseLib.models.files import find_model, load_network
 
     settings = ClusterSettings(args.clusters, args.points, args.seed)
-    check_results_folder(args.output, "cluster")
+    folder = check_results_folder(args.output, "cluster")
     chosen = [find_model(name) for name in args.compare or [args.model]]
     volume = read_volume(args.input, args.series)
     total = len(volume.voxels)
     if args.slice is not None and args.slice > total:
         raise InputError(f"The scan has {total} slices: choose --slice from 1 to {total}.")
+    name = args.input.resolve().name
+    labels = VolumeFile(folder.with_name(f"labels.{args.format}"))  # beside the folder, which is made at the end
+    labels.check_volume(like(volume, np.zeros_like(volume.voxels, np.uint8)), name)
     device = checked_device(args.device)
     networks = [load_network(path) for path in chosen]
     for network, card in networks:
         if not hasattr(network, "features"):
             raise InputError(f"{card.name} ({card.architecture}) has no features to look at: choose another model.")
+    import sklearn  # noqa: F401 - better missed now than after the network's work
+
     from ASCONDenoiseLib.messages import cluster_rows
     from ASCONDenoiseLib.models.feature_clusters import cluster_volume
     from ASCONDenoiseLib.reports.anatomy import REPORT, ModelAnatomy, separation_table, write_anatomy
     from ASCONDenoiseLib.reports.text_table import aligned
 
+    warnings = say_warnings(console, volume, name, *(card for _, card in networks))
     models: list[ModelAnatomy] = []
     for number, ((network, card), path) in enumerate(zip(networks, chosen, strict=True)):
         logger.info("model %s %s, sha256 %s", card.name, card.version, card.sha256)
@@ -97,11 +105,10 @@ def _run(args: argparse.Namespace, console: Console) -> None:
             progress=progress,
             denoised_hu=denoised_hu,
         )
-        name = path.stem if path.stem not in [one.name for one in models] else f"{path.stem}-2"
-        models.append(ModelAnatomy(name, card, anatomy, denoised_hu))
+        own_name = path.stem if path.stem not in [one.name for one in models] else f"{path.stem}-2"
+        models.append(ModelAnatomy(own_name, card, anatomy, denoised_hu))
     shown = total // 2 if args.slice is None else args.slice - 1
-    source = args.input.resolve().name
-    results = write_anatomy(args.output, volume, source, models, shown=shown, suffix=f".{args.format}")
+    results = write_anatomy(args.output, volume, name, models, shown=shown, suffix=f".{args.format}", warnings=warnings)
     parts = [aligned(cluster_rows([asdict(cluster) for cluster in one.anatomy.clusters])) for one in models]
     if len(models) > 1:
         parts = [f"{one.name}\n{part}" for one, part in zip(models, parts, strict=True)]

@@ -1,8 +1,8 @@
 """What the user of the command sees: answers on standard output; progress, remarks and errors on standard error.
 
 With --json, standard output holds one JSON object per line: {"event": "progress", "done", "total"} and at the end
-{"event": "result", "warnings", ...} or {"event": "error", "message", "exit_code", "warnings"}: warnings are on standard
-error too, as they come up.
+{"event": "result", "warnings", ...} or {"event": "error", "message", "exit_code"}, which has "warnings" only where
+there are some. They are on standard error too, as they come up.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Console:
         """
         self.close()
         if self.as_json:
-            self._emit("error", message=message, exit_code=exit_code, warnings=self._warnings)
+            said = {"warnings": self._warnings} if self._warnings else {}
+            self._emit("error", message=message, exit_code=exit_code, **said)
         else:
             print(f"ascon: {message}", file=sys.stderr, flush=True)
         if self.debug and error is not None:

@@ -16,6 +16,7 @@ from ASCONDenoiseLib.commands.arguments import (
     to_path,
 )
 from ASCONDenoiseLib.commands.console import Console
+from ASCONDenoiseLib.commands.volume_warnings import say_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     if args.input is None:
         console.note("preparing two real slices and two phantoms ...")
     scans = demo_scans.default_scans() if args.input is None else [demo_scans.own_scan(args.input, args.series)]
+    if args.input is not None:
+        say_warnings(console, scans[0].ndct, scans[0].title, card)
     shown = demo.run(args.out, network, card, scans, dose=args.dose, device=device, progress=console.progress)
     logger.info("wrote %s", shown.report)
     text = (

@@ -19,6 +19,7 @@ from ASCONDenoiseLib.commands.arguments import (
     to_strength,
 )
 from ASCONDenoiseLib.commands.console import Console
+from ASCONDenoiseLib.commands.volume_warnings import say_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -55,24 +56,20 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.io.reading import read_volume
     from ASCONDenoiseLib.io.results import describe, destination
     from ASCONDenoiseLib.io.volume import like
-    from ASCONDenoiseLib.models import suitability
     from ASCONDenoiseLib.models.files import find_model, load_network
 
-    output = destination(args.output)
+    name, output = args.input.resolve().name, destination(args.output)
     output.check(args.input, force=args.force)
     model = find_model(args.model)
     volume = read_volume(args.input, args.series)
-    output.check_volume(volume, args.input.resolve().name)
+    output.check_volume(volume, name)
     device = checked_device(args.device)
     from ASCONDenoiseLib.models.inference import denoise
     from ASCONDenoiseLib.models.record import denoising_record
 
     network, card = load_network(model)
     logger.info("model %s %s, sha256 %s", card.name, card.version, card.sha256)
-    known = volume.description | {"name": args.input.resolve().name}
-    sample = suitability.sample(volume.voxels)
-    for sentence in suitability.warnings(sample, volume.geometry.spacing_mm, known, card):
-        console.note(sentence)
+    warnings = say_warnings(console, volume, name, card)
     result = denoise(
         volume.voxels,
         network,
@@ -83,7 +80,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         padding_hu=volume.padding_hu,
         progress=console.progress,
     )
-    record = denoising_record(card, result, volume, args.input.resolve().name)
-    output.write(like(volume, result.voxels), record)
+    record = denoising_record(card, result, volume, name, warnings)
+    output.write(like(volume, result.voxels), record, force=args.force)
     logger.info("wrote %s: %s", args.output, describe(record))
     console.done(f"{args.output}: {describe(record)}", output=str(args.output), **record)

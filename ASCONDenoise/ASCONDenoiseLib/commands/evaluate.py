@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ASCONDenoiseLib.commands.arguments import Subparsers, add_command, to_path
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ASCONDenoiseLib.io.volume import Volume
 
 
 def add(subparsers: Subparsers) -> None:
@@ -31,6 +37,7 @@ def add(subparsers: Subparsers) -> None:
         help="display window, measured besides the paper's units (default: abdomen)",
     )
     add("--per-slice", action="store_true", help="a row for each slice")
+    add("--by-order", action="store_true", help="compare voxels by their order where the files say they lie elsewhere")
     add("--unclipped", action="store_true", help="clip only the reference, as in the paper's tables")
 
 
@@ -41,16 +48,16 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.reports.text_table import metrics_text
 
     reference = read_volume(args.reference, args.reference_series)
+    for note in reference.notes:
+        console.warn(note)
+    tests = [(path, _in_order(args, path, reference, console)) for path in args.test]
     scales = (metrics.PAPER, metrics.Scale(args.window, DISPLAY_WINDOWS_HU[args.window]))
     comparisons: list[metrics.Comparison] = []
-    for path in args.test:
-        test = read_volume(path, args.test_series)
-        if not _same_place(reference.geometry, test.geometry):
-            console.note(f"{path} lies elsewhere in space than {args.reference}; voxels are compared by their order.")
+    for path, voxels in tests:
         for scale in scales:
             try:
                 compared = metrics.compare(
-                    reference.voxels, test.voxels, scale, name=path.name, clip_test=not args.unclipped
+                    reference.voxels, voxels, scale, name=path.name, clip_test=not args.unclipped
                 )
             except InputError as error:
                 raise InputError(f"{path} cannot be compared with {args.reference}. {error}") from error
@@ -60,9 +67,25 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     console.answer(table, reference=str(args.reference), comparisons=[c.to_dict() for c in comparisons])
 
 
-def _same_place(a: Any, b: Any) -> bool:
-    """Compare two geometries to a thousandth of a mm: files round."""
-    import numpy as np
+def _in_order(args: argparse.Namespace, path: Path, reference: Volume, console: Console) -> np.ndarray:
+    """The voxels of a volume to judge, in the order of the reference's."""
+    from ASCONDenoiseLib.imaging.registration import misfit
+    from ASCONDenoiseLib.io.alignment import in_order_of
+    from ASCONDenoiseLib.io.reading import read_volume
 
-    pairs = ((a.spacing_mm, b.spacing_mm), (a.origin_mm, b.origin_mm), (a.direction, b.direction))
-    return all(np.allclose(x, y, atol=1e-3) for x, y in pairs)
+    test = read_volume(path, args.test_series)
+    for note in test.notes:
+        console.warn(note)
+    try:
+        voxels = in_order_of(test, reference)
+    except InputError as error:
+        if not args.by_order:
+            raise InputError(
+                f"{path} cannot be compared with {args.reference}: they {error} Give volumes of one scan; --by-order "
+                "compares voxels by their order, wherever they lie."
+            ) from None
+        console.warn(f"{args.reference} and {path} {error} Voxels are compared by their order.")
+        voxels = test.voxels
+    if voxels.shape == reference.voxels.shape and (found := misfit(reference.voxels, voxels)):
+        console.warn(f"{args.reference} and {path} {found.text}.")
+    return voxels

@@ -16,6 +16,7 @@ from ASCONDenoiseLib.commands.arguments import (
     to_path,
 )
 from ASCONDenoiseLib.commands.console import Console
+from ASCONDenoiseLib.commands.volume_warnings import say_warnings
 from ASCONDenoiseLib.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.io.results import VolumeFile, destination, made_by
     from ASCONDenoiseLib.io.volume import like
 
-    output = destination(args.output)
+    name, output = args.input.resolve().name, destination(args.output)
     if not isinstance(output, VolumeFile):
         raise InputError(
             f"{args.output.name} names no file that can be written: let it end in {', '.join(WRITABLE_SUFFIXES)}."
@@ -76,9 +77,11 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.physics.settings import DoseSettings
 
     options = ("dose", "geometry", "kernel", "photons", "electronic_noise", "bowtie_edge", "current_modulation", "seed")
-    settings = DoseSettings(**{name: getattr(args, name) for name in options})
+    settings = DoseSettings(**{option: getattr(args, option) for option in options})
     device = checked_device(args.device)
     volume = read_volume(args.input, args.series)
+    output.check_volume(volume, name)
+    warnings = say_warnings(console, volume, name)
     simulation = simulate(
         volume.voxels,
         volume.geometry.spacing_mm,
@@ -87,13 +90,17 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         padding_hu=volume.padding_hu,
         progress=console.progress,
     )
+    for note in simulation.notes:
+        console.warn(note)
     photons = [round(float(n)) for n in simulation.photons]
-    record = made_by("simulate", volume, args.input.resolve().name) | {
+    record = made_by("simulate", volume, name) | {
         "settings": asdict(settings),
         "photons": photons,
         "kernel": asdict(simulation.kernel),
+        "notes": [*volume.notes, *simulation.notes],
+        "warnings": warnings,
     }
-    output.write(like(volume, simulation.voxels), record)
+    output.write(like(volume, simulation.voxels), record, force=args.force)
     kernel = simulation.kernel
     said = "as given" if settings.photons else "from the scan's own noise"
     slices = f"{len(photons)} slice{'s' if len(photons) != 1 else ''}"

@@ -95,13 +95,15 @@ def _edges(images: np.ndarray) -> np.ndarray:
     h, w = images.shape[1:]
     fade = np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1])
     strength = np.stack([ndimage.gaussian_gradient_magnitude(image, EDGE_SIGMA_PX) for image in images])
-    return (strength - strength.mean(axis=(1, 2), keepdims=True)) * fade
+    edges: np.ndarray = (strength - strength.mean(axis=(1, 2), keepdims=True)) * fade
+    return edges
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of all slices together, at all shifts (H, W) of b against a: 1 where they are alike."""
     spectrum = (np.conj(np.fft.rfft2(a)) * np.fft.rfft2(b)).sum(axis=0)
-    return np.fft.irfft2(spectrum, s=a.shape[1:]) / max(np.sqrt((a**2).sum() * (b**2).sum()), 1e-12)
+    products: np.ndarray = np.fft.irfft2(spectrum, s=a.shape[1:])
+    return products / max(float(np.sqrt((a**2).sum() * (b**2).sum())), 1e-12)
 
 
 def _better_neighbour(reference: np.ndarray, test_hu: np.ndarray, chosen: np.ndarray, here: float) -> str:

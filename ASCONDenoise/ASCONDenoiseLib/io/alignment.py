@@ -23,16 +23,22 @@ def in_order_of(volume: Volume, reference: Volume) -> np.ndarray:
         InputError: the axes are turned against each other, or the voxels lie at other places. The text follows "A and
             B ".
     """
+    if sorted(volume.voxels.shape) != sorted(reference.voxels.shape):
+        raise _other_size(reference.voxels, volume.voxels)
     axes, signs = _axes(volume.geometry, reference.geometry)
     voxels = volume.voxels.transpose([2 - axis for axis in axes[::-1]])
     voxels = voxels[tuple(slice(None, None, sign) for sign in signs[::-1])]
     if voxels.shape != reference.voxels.shape:
-        mine, others = (" x ".join(map(str, shape)) for shape in (voxels.shape, reference.voxels.shape))
-        raise InputError(f"differ in size: {others} and {mine} slices, rows and columns in the same order.")
+        raise _other_size(reference.voxels, voxels)
     apart = _farthest_apart_mm(volume, reference, axes, signs)
     if apart > PLACE_TOLERANCE * min(reference.geometry.spacing_mm):
         raise InputError(f"do not lie at the same place: their voxels are up to {apart:.3g} mm apart.")
     return voxels
+
+
+def _other_size(*voxels: np.ndarray) -> InputError:
+    a, b = (" x ".join(map(str, each.shape)) for each in voxels)
+    return InputError(f"differ in size: {a} and {b} slices, rows and columns.")
 
 
 def _axes(volume: Geometry, reference: Geometry) -> tuple[list[int], list[int]]:
@@ -64,4 +70,6 @@ def _farthest_apart_mm(volume: Volume, reference: Volume, axes: list[int], signs
 
 
 def _place_mm(geometry: Geometry, ijk: tuple[int, ...] | list[int]) -> np.ndarray:
-    return np.add(geometry.origin_mm, np.reshape(geometry.direction, (3, 3)) @ np.multiply(geometry.spacing_mm, ijk))
+    steps_mm = np.multiply(geometry.spacing_mm, ijk)
+    place: np.ndarray = np.asarray(geometry.origin_mm) + np.reshape(geometry.direction, (3, 3)) @ steps_mm
+    return place

@@ -66,6 +66,7 @@ def write_anatomy(
     *,
     shown: int,
     suffix: str = ".nrrd",
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write a folder with the page REPORT and, for each model, label map, tables, pictures; return the results.
 
@@ -76,6 +77,7 @@ def write_anatomy(
         models: with one its files lie in the folder itself, else each model's in one of its own.
         shown: the slice of the pictures.
         suffix: of the label maps.
+        warnings: of `suitability`, for the records and the page.
 
     Raises:
         InputError, WriteError: as `io.results.results_folder`.
@@ -85,15 +87,17 @@ def write_anatomy(
         for one in models:
             own = staging if len(models) == 1 else staging / one.name
             own.mkdir(exist_ok=True)
-            results.append(_write_one(own, volume, source_name, one, suffix))
+            results.append(_write_one(own, volume, source_name, one, suffix, warnings))
             cases.append(_case(own, volume, one, shown))
         pictures = [(_compared(staging, volume, models, shown), _describe(shown, models))] if len(models) > 1 else []
         first = Case(
             "Side by side" if pictures else "In numbers", pictures, [separation_table(models)], text=T_SNE_NOTE
         )
         facts = {"Source": source_name, "Slices": str(len(volume.voxels))}
+        if remarks := " ".join((*volume.notes, *warnings)):
+            facts["Remarks"] = remarks
         page(staging / REPORT, "Anatomy in the features", [first, *cases], facts=facts, text=_introduction(models))
-        return write_results(staging, COMMAND, {"source": source_name, "models": results})
+        return write_results(staging, COMMAND, {"source": source_name, "warnings": list(warnings), "models": results})
 
 
 def separation_table(models: Sequence[ModelAnatomy]) -> Table:
@@ -177,7 +181,9 @@ def _legend(clusters: Sequence[Cluster]) -> list[tuple[Colour, str]]:
     return [(c.colour, f"{c.label}  {c.reading}, {c.mean_before_hu:.0f} HU") for c in clusters]
 
 
-def _write_one(folder: Path, volume: Volume, source_name: str, one: ModelAnatomy, suffix: str) -> dict[str, Any]:
+def _write_one(
+    folder: Path, volume: Volume, source_name: str, one: ModelAnatomy, suffix: str, warnings: Sequence[str]
+) -> dict[str, Any]:
     """Write a model's label map with its record, tables and scatter plots; return the record."""
     from PIL import Image
 
@@ -192,7 +198,8 @@ def _write_one(folder: Path, volume: Volume, source_name: str, one: ModelAnatomy
         "settings": asdict(anatomy.settings),
         "fit_slices": anatomy.fit_slices,
         "seconds": round(anatomy.seconds, 2),
-        "notes": list(anatomy.notes),
+        "notes": [*volume.notes, *anatomy.notes],
+        "warnings": list(warnings),
         "separation": asdict(anatomy.separation) if anatomy.separation else None,
         "clusters": clusters,
     }

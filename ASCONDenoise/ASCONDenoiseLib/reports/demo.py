@@ -19,6 +19,7 @@ from ASCONDenoiseLib.imaging.difference import DIFFERENCE_LIMIT_HU
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU, TISSUES_HU
 from ASCONDenoiseLib.imaging.image_quality import Quality, quality
 from ASCONDenoiseLib.imaging.number_tables import METRIC_COLUMNS, metric_tables, number
+from ASCONDenoiseLib.io.atomic import check_space
 from ASCONDenoiseLib.io.results import (
     VolumeFile,
     check_results_folder,
@@ -30,6 +31,7 @@ from ASCONDenoiseLib.io.results import (
 from ASCONDenoiseLib.io.volume import Volume, like
 from ASCONDenoiseLib.messages import scope_lines
 from ASCONDenoiseLib.models.record import denoising_record
+from ASCONDenoiseLib.models.suitability import warnings_of
 from ASCONDenoiseLib.physics.settings import DoseSettings
 from ASCONDenoiseLib.reports.demo_scans import Scan
 from ASCONDenoiseLib.reports.page import Case, page
@@ -120,8 +122,15 @@ def run(
     Raises:
         InputError: the folder holds something else (`io.results.check_results_folder`), or dose, settings or geometry
             cannot be simulated.
+        WriteError: the disk has no room for the volumes.
     """
+    from ASCONDenoiseLib.physics.scanner import scanner_for
+
     folder = check_results_folder(folder, COMMAND)
+    check_space(folder, sum(3 * scan.ndct.voxels.nbytes // 2 for scan in scans))
+    for scan in scans:
+        rows, columns = scan.ndct.voxels.shape[1:]
+        scanner_for((rows, columns), scan.ndct.geometry.spacing_mm[:2], DoseSettings(dose=dose))  # or it is refused
     total = 2 * sum(len(scan.ndct.voxels) for scan in scans)
     done = 0
 
@@ -165,7 +174,7 @@ def _outcome(scan: Scan, network: Any, card: ModelCard, dose: float, device: str
         like(ndct, ldct_hu),
         like(ndct, result.voxels),
         simulation,
-        denoising_record(card, result, ndct, "ldct.nrrd"),
+        denoising_record(card, result, ndct, "ldct.nrrd", warnings_of(ndct, scan.title, card)),
         tuple(compared),
         tuple(truth),
         quality(ldct_hu, result.voxels, spacing_mm, ndct.voxels),
