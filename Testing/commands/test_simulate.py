@@ -66,3 +66,40 @@ def test_simulate_at_the_whole_dose_changes_nothing(a_cylinder, tmp_path, capsys
     assert cli.main([*command, "--photons", "1e6", "--kernel", "soft"]) == 0
     np.testing.assert_array_equal(read_volume(tmp_path / "same.nrrd").voxels, read_volume(a_cylinder).voxels)
     assert "1,000,000 photons per ray at normal dose (as given)" in re.sub(r"[\d,]+ to ", "", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("pixel_mm", "options", "words"),
+    [
+        ((4.07, 4.07), "--dose 0.25", ""),  # PET/CT: too coarse for a spectrum of its noise
+        ((1.5, 3.5), "--dose 0.25 --photons 4e5", ""),
+        ((100.0, 100.0), "--dose 0.25 --photons 4e5 --geometry parallel", "pixels are 100 x 100 mm"),
+        ((0.001, 0.001), "--dose 0.25 --photons 4e5", "pixels are 0.001 x 0.001 mm"),
+        ((15.0, 15.0), "--dose 0.25 --photons 4e5", "reaches 1018 mm"),
+        ((19.0, 19.0), "--dose 0.25 --photons 4e5 --geometry parallel", "Check the size of its pixels"),
+        ((1.5, 1.5), "--dose nan", "a number is needed"),
+        ((1.5, 1.5), "--dose 0 --photons 4e5", "must be above 0"),
+        ((1.5, 1.5), "--dose 1e-300 --photons 4e5", "leaves nothing to see"),
+        ((1.5, 1.5), "--dose 0.25 --photons 1e300", "No scanner has 1e+300 photons"),
+        ((1.5, 1.5), "--dose 0.25 --photons 1e-300", "No scanner has 1e-300 photons"),
+        ((1.5, 1.5), "--dose 0.25 --photons 4e5 --electronic-noise 1e300", "electronic noise"),
+        ((1.5, 1.5), "--dose 0.25 --photons 4e5 --bowtie-edge 1e-300", "bow-tie"),
+        ((1.5, 1.5), "--dose 0.25 --seed 99999999999999999999", "63 bits"),
+    ],
+)
+def test_simulate_of_any_pixels_and_numbers_works_or_says_why_not(tmp_path, capsys, pixel_mm, options, words):
+    rows, columns = np.mgrid[:96, :96] - 47.5
+    voxels = np.where(np.hypot(rows, columns) < 40, 40, -1000) + np.random.default_rng(0).normal(0, 20, (1, 96, 96))
+    write_volume(Volume(voxels.astype(np.int16), Geometry((*pixel_mm, 3.0))), tmp_path / "a.nrrd")
+    assert cli.main(["simulate", str(tmp_path / "a.nrrd"), str(tmp_path / "b.nrrd"), *options.split()]) == 2 * bool(
+        words
+    )
+    assert words in capsys.readouterr().err and (tmp_path / "b.nrrd").exists() == (not words)
+
+
+def test_simulate_of_values_beyond_ct_is_refused(tmp_path, capsys):
+    huge = np.random.default_rng(0).normal(0, 1e38, (1, 24, 24)).astype(np.float32)
+    write_volume(Volume(huge, Geometry((1.5, 1.5, 3.0))), tmp_path / "a.nrrd")
+    command = ["simulate", str(tmp_path / "a.nrrd"), str(tmp_path / "b.nrrd"), "--dose", "0.25", "--photons", "4e5"]
+    assert cli.main(command) in (0, 2)
+    assert "Unexpected" not in capsys.readouterr().err

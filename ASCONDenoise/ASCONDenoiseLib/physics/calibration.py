@@ -19,6 +19,9 @@ CALIBRATION_SLICES = 12
 WINDOWS_PER_SLICE = 12
 """Flat soft tissue windows that a slice, or the whole spectrum, needs to be measured."""
 
+NPS_LEAST_FREQUENCIES = 24
+"""Points of the spectrum that a kernel, which has a height and two numbers of its own, is fitted to."""
+
 NPS_WINDOW_PX = 16
 """Side of the windows of the noise power spectrum: small, so that many of them hold no anatomy."""
 
@@ -131,7 +134,7 @@ def measure_kernel(voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float]
     """Return the kernel whose noise power spectrum, f * exp(-2 (f / cutoff)^order), fits that of flat soft tissue best.
 
     White noise through the ramp and a filter H has the power f * H^2. Where there is too little flat soft tissue for a
-    spectrum, the kernel is STANDARD_KERNEL.
+    spectrum, or pixels are so coarse that they hold too little of it, the kernel is STANDARD_KERNEL.
     """
     from scipy.optimize import curve_fit
 
@@ -153,6 +156,8 @@ def measure_kernel(voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float]
     radius = np.hypot(*_frequencies(side, spacing_mm))
     # anatomy hides in the lowest frequencies
     use = (radius > max(0.15, 2.5 / (side * pixel_mm))) & (radius < 0.5 / pixel_mm)
+    if np.count_nonzero(use) < NPS_LEAST_FREQUENCIES or not power[use].max() > 0:
+        return KERNELS[STANDARD_KERNEL]
 
     def model(_: np.ndarray, height: float, cutoff: float, order: float) -> np.ndarray:
         return height * expected(Kernel(cutoff, order))[use]
@@ -161,7 +166,7 @@ def measure_kernel(voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float]
     try:
         bounds = ((0, 0.15, 1), (np.inf, 3, 8))
         (_, cutoff, order), _ = curve_fit(model, radius[use], power[use] / scale, p0=(1, 0.5, 2), bounds=bounds)
-    except RuntimeError:  # no convergence
+    except (RuntimeError, ValueError):  # no convergence, or a spectrum that is not finite
         return KERNELS[STANDARD_KERNEL]
     return Kernel(float(cutoff), float(order))
 

@@ -76,6 +76,7 @@ def simulate(
         CalibrationError: the scan has no flat soft tissue to measure its noise in, `photons` is not given and not to be
             assumed.
     """
+    ct.scanner_for(voxels_hu.shape[1:], spacing_mm[:2], settings)  # refuses what cannot be, before anything is measured
     notes: tuple[str, ...] = ()
     try:
         photons, kernel = calibrate(voxels_hu, spacing_mm, settings, device=device)
@@ -150,6 +151,11 @@ def _insert(
         rays = _rays_noise(counts, settings, quantum, electronic, first)
         noise = ct.filtered_back_projection(rays, (rows, columns), spacing_mm[:2], scanner, kernel)
         noisy = (image + noise * ct.HU_PER_ATTENUATION).cpu().numpy()
+        if not np.isfinite(noisy).all():
+            raise InputError(
+                f"Slices {part.start + 1} to {part.stop} cannot be simulated: their values or the settings are beyond "
+                "those of a CT. Check that the scan is in HU."
+            )
         out[part] = _like(noisy, voxels_hu[part], padding_hu)
         if progress:
             progress(part.stop, len(voxels_hu))

@@ -21,6 +21,9 @@ MU_WATER_PER_MM = 0.0195
 """Linear attenuation of water at 68 keV, the mean energy of a filtered 120 kVp beam."""
 HU_PER_ATTENUATION = 1000 / MU_WATER_PER_MM
 
+PIXELS_MM = (0.02, 20.0)
+"""Smallest and largest pixel that a slice of a CT may have; detectors are 0.6 mm apart."""
+
 SLICES_AT_ONCE = 8
 """Slices projected together: the geometry of a view is worked out once for all of them."""
 
@@ -72,15 +75,22 @@ def scanner_for(shape: tuple[int, int], pixel_mm: tuple[float, float], settings:
         settings: geometry, views, distances of source and rays.
 
     Raises:
-        InputError: the slice reaches the source.
+        InputError: the pixels are not those of a CT, or the slice reaches the source.
     """
+    least, most = PIXELS_MM
+    if not least <= min(pixel_mm) <= max(pixel_mm) <= most:
+        x, y = (f"{mm:g}" for mm in pixel_mm)
+        raise InputError(
+            f"The pixels are {x} x {y} mm: only CT slices with pixels of {least:g} to {most:g} mm are scanned."
+        )
     radius = math.hypot(shape[1] * pixel_mm[0], shape[0] * pixel_mm[1]) / 2 + 2 * settings.detector_mm
     fan = settings.geometry == "fan"
-    if fan and radius > 0.95 * settings.source_mm:
-        raise InputError(
-            f"The image reaches {radius:.0f} mm from its middle and the source is {settings.source_mm:.0f} mm away; "
-            "enlarge source_mm or choose the parallel geometry."
-        )
+    if radius > 0.95 * settings.source_mm:
+        reach = f"The image reaches {radius:.0f} mm from its middle and the source is {settings.source_mm:.0f} mm away"
+        if fan:
+            raise InputError(f"{reach}; enlarge source_mm or choose the parallel geometry.")
+        if radius > 2 * settings.source_mm:
+            raise InputError(f"{reach}: no slice of a CT is as large. Check the size of its pixels.")
     half_mm = settings.source_mm * math.asin(radius / settings.source_mm) if fan else radius
     detectors = 2 * math.ceil(half_mm / settings.detector_mm) + 1
     return Scanner(fan, settings.source_mm, settings.views, detectors, settings.detector_mm)

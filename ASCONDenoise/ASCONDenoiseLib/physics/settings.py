@@ -16,6 +16,17 @@ PHANTOM_PHOTONS = {"abdomen": 1.5e6, "chest": 6e5}
 ASSUMED_PHOTONS = 4e5
 """The same for a scan whose own noise cannot be measured."""
 
+LEAST_DOSE = 1e-4
+"""Of the normal dose; with less, nothing of a patient is left in an image."""
+
+PHOTONS = (1.0, 1e12)
+"""Fewest and most per ray in air at normal dose; scanners have some 1e5 to 1e7."""
+
+LEAST_BOWTIE_EDGE = 1e-6
+
+MOST_ELECTRONIC_NOISE = 1e6
+"""Photons, far beyond any detector: products with it stay finite."""
+
 STANDARD_KERNEL = "standard"
 """The kernel of phantoms, and of a scan whose own noise cannot be measured."""
 
@@ -70,16 +81,32 @@ class DoseSettings:
             raise InputError(
                 f"The dose must be above 0 and at most 1 (a fraction of the normal dose); got {self.dose}."
             )
+        if self.dose < LEAST_DOSE:
+            raise InputError(f"A dose below {LEAST_DOSE:g} of the normal one leaves nothing to see; got {self.dose}.")
         if self.geometry not in ("fan", "parallel"):
             raise InputError(f'The geometry must be "fan" or "parallel"; got "{self.geometry}".')
         if isinstance(self.kernel, str) and self.kernel not in ("scan", *KERNELS):
             raise InputError(f'Unknown kernel "{self.kernel}"; choose one of: scan, {", ".join(KERNELS)}.')
         if self.photons is not None and not self.photons > 0:
             raise InputError(f"The number of photons per ray must be above 0; got {self.photons}.")
+        least, most = PHOTONS
+        if self.photons is not None and not least <= self.photons <= most:
+            raise InputError(f"No scanner has {self.photons:g} photons per ray: choose {least:g} to {most:g}.")
         if not 0 <= self.electronic_noise < math.inf:
             raise InputError(f"The electronic noise must be 0 or more photons; got {self.electronic_noise}.")
+        if self.electronic_noise > MOST_ELECTRONIC_NOISE:
+            raise InputError(
+                f"The electronic noise of a detector is at most {MOST_ELECTRONIC_NOISE:g} photons; got "
+                f"{self.electronic_noise:g}."
+            )
+        if abs(self.seed) >= 2**63:
+            raise InputError(f"A seed has 63 bits at most; got {self.seed}.")
         if not 0 <= self.current_modulation <= 1:
             raise InputError(f"The modulation of the tube current must be from 0 to 1; got {self.current_modulation}.")
+        if 0 < self.bowtie_edge < LEAST_BOWTIE_EDGE:
+            raise InputError(
+                f"A bow-tie filter lets {LEAST_BOWTIE_EDGE:g} of the photons through or more; got {self.bowtie_edge:g}."
+            )
         if not 0 < self.bowtie_edge <= 1:
             raise InputError(
                 f"The bow-tie filter's transmission must be above 0 and at most 1; got {self.bowtie_edge}."
