@@ -42,7 +42,16 @@ def test_no_card_is_made_whose_values_are_out_of_bounds(name, values):
     assert (caught.value.problem, caught.value.name, caught.value.value) == ("wrong", name, values[name])
 
 
-@pytest.mark.parametrize("values", [{"doses": (0.0, 0.5)}, {"doses": (0.1, 25.0)}, {"slice_mm": (5.0, 2.5)}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"doses": (0.0, 0.5)},
+        {"doses": (0.1, 25.0)},
+        {"slice_mm": (5.0, 2.5)},
+        {"sharp_kernel_shift_hu": {"fat": float("nan")}},
+        {"sharp_kernel_shift_hu": {"fat": "5"}},
+    ],
+)
 def test_no_scope_is_made_whose_values_are_out_of_bounds(values):
     with pytest.raises(FieldError, match=next(iter(values))):
         Scope(**values)

@@ -391,6 +391,19 @@ def test_a_gpus_batch_comes_from_its_free_memory_and_the_pixels(monkeypatch, fre
     assert inference._default_batch(torch.device("cuda", 0), sides) == expected
 
 
+def test_a_batch_larger_than_the_main_memory_is_lowered_at_once(monkeypatch):
+    needed = inference.BYTES_PER_PIXEL * 16
+    monkeypatch.setattr(inference, "free_main_memory", lambda: 3 * needed)
+    network = PointNetwork()
+    result = denoise(a_noisy_volume((7, 4, 4), "int16"), network, precision="fp32", batch=100_000)
+    assert network.batches == [3, 3, 1] and "batch lowered to 3" in result.notes[0]
+    for free, batches in ((7 * needed, [7]), (None, [7]), (0, [1] * 7)):
+        monkeypatch.setattr(inference, "free_main_memory", lambda free=free: free)
+        network = PointNetwork()
+        result = denoise(a_noisy_volume((7, 4, 4), "int16"), network, precision="fp32", batch=100_000)
+        assert network.batches == batches and bool(result.notes) == (free == 0)
+
+
 def test_one_ahead_makes_the_next_batch_while_one_is_used():
     made = [threading.Event() for _ in range(3)]
 

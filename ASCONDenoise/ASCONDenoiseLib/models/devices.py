@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -56,6 +58,18 @@ def pick_device(name: str = "auto") -> torch.device:
 def device_title(device: torch.device) -> str:
     """E.g. "cuda:0 NVIDIA H100", "cpu"."""
     return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
+def free_main_memory() -> int | None:
+    """Bytes that the CPU's work can still have, a container's limit among them; None where the system does not say."""
+    free = []
+    with suppress(OSError, ValueError, IndexError):
+        (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+        free.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        limit, used = (int(Path("/sys/fs/cgroup", f"memory.{what}").read_text()) for what in ("max", "current"))
+        free.append(max(0, limit - used))
+    return min(free, default=None)
 
 
 def free_reserved_memory() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +25,13 @@ from torch import nn
 from ASCONDenoiseLib.errors import Cancelled, Failure, InputError, is_out_of_memory
 from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, clip_to_window, to_unit
 from ASCONDenoiseLib.imaging.output_rule import check_strength, with_difference
-from ASCONDenoiseLib.models import mixed_precision
-from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory, pick_device
+from ASCONDenoiseLib.models import cpu, mixed_precision
+from ASCONDenoiseLib.models.devices import device_title, free_main_memory, free_reserved_memory, pick_device
 from ASCONDenoiseLib.models.mixed_precision import FP32, MIXED
 
 logger = logging.getLogger(__name__)
 
-GPU_BYTES_PER_PIXEL = 6000
+BYTES_PER_PIXEL = 6000
 """Safe estimate of a forward pass; ESAU-Net took 3600 on a CPU (measured: 0.93 GB for 512x512)."""
 
 GPU_BATCH_PIXELS = 8 * 512 * 512
@@ -82,7 +83,8 @@ def denoise(
             is what H and W are padded to. It, or its bf16 copy, is moved to the device; it stays there.
         strength: 0 (returns a copy, bit for bit, without running the network) to 1 (all the noise that was found).
         device: see `devices.pick_device`.
-        batch: slices at once; None chooses: 1 on the CPU, on a GPU what fits into its free memory.
+        batch: slices at once, less on the CPU where they do not fit into its free memory; None chooses: 1 on the CPU,
+            on a GPU what fits into its free memory.
         padding_hu: value of the pixels outside the scan circle; they keep it.
         precision: one of `mixed_precision.PRECISIONS`. "bf16" is not checked against fp32, and slow where the hardware
             lacks it.
@@ -110,19 +112,23 @@ def denoise(
         note = "strength 0: the volume is unchanged, the network was not run"
         return Result(out, "none", FP32, 0.0, time.monotonic() - started, (note,))
 
-    runner = _Runner(network, pick_device(device), batch, precision, with_features=see_features is not None)
-    batches = runner.batches(voxels_hu, cancelled)
-    if runner.device.type == "cuda":
-        batches = _one_ahead(batches)
-    low, high = TRAINING_WINDOW_HU
-    for first, unit, output, features in batches:
-        difference_hu = (output[:, 0] - unit) * np.float32((high - low) * strength)
-        for i, slice_difference_hu in enumerate(difference_hu):
-            out[first + i] = with_difference(voxels_hu[first + i], slice_difference_hu, padding_hu)
-            if see_features is not None and features is not None:
-                see_features(first + i, features[i], out[first + i])
-            if progress is not None:
-                progress(first + i + 1, len(voxels_hu))
+    picked = pick_device(device)
+    if picked.type == "cpu":
+        cpu.log_cpu()
+    with cpu.Threads(len(voxels_hu) // (batch or 1) if picked.type == "cpu" else 0) as threads:
+        runner = _Runner(network, picked, batch, precision, threads, with_features=see_features is not None)
+        batches = runner.batches(voxels_hu, cancelled)
+        if runner.device.type == "cuda":
+            batches = _one_ahead(batches)
+        low, high = TRAINING_WINDOW_HU
+        for first, unit, output, features in batches:
+            difference_hu = (output[:, 0] - unit) * np.float32((high - low) * strength)
+            for i, slice_difference_hu in enumerate(difference_hu):
+                out[first + i] = with_difference(voxels_hu[first + i], slice_difference_hu, padding_hu)
+                if see_features is not None and features is not None:
+                    see_features(first + i, features[i], out[first + i])
+                if progress is not None:
+                    progress(first + i + 1, len(voxels_hu))
     seconds = time.monotonic() - started
     precision = ", then ".join(runner.precisions)
     return Result(out, runner.device_name, precision, float(strength), seconds, tuple(runner.notes))
@@ -141,7 +147,14 @@ class _Runner:
     """Runs a network on batches of slices. Out of memory halves the batch, then moves the network to the CPU."""
 
     def __init__(
-        self, network: nn.Module, device: torch.device, batch: int | None, precision: str, *, with_features: bool
+        self,
+        network: nn.Module,
+        device: torch.device,
+        batch: int | None,
+        precision: str,
+        threads: cpu.Threads,
+        *,
+        with_features: bool,
     ):
         if batch is not None and batch < 1:
             raise InputError(f"A batch has 1 slice or more; got {batch}.")
@@ -151,6 +164,7 @@ class _Runner:
             raise InputError(f"{name} has no features to look at. Choose a model that has: ESAU-Net.")
         self.network = network
         self.precision = precision
+        self.threads = threads
         self.with_features = with_features
         self.device = device
         self.batch = batch
@@ -163,13 +177,14 @@ class _Runner:
         """Runs the network on one batch after the other."""
         if self.batch is None:
             self.batch = _default_batch(self.device, voxels_hu.shape[1:])
+        self.batch = self._batch_that_fits(min(self.batch, len(voxels_hu)), voxels_hu.shape[1:])
         first = 0
         while first < len(voxels_hu):
             if cancelled is not None and cancelled():
                 raise Cancelled(f"Cancelled after {first} of {len(voxels_hu)} slices.")
             slices = voxels_hu[first : first + self.batch]
             unit = to_unit(clip_to_window(slices).astype(np.float32))
-            outputs = self._outputs(unit)
+            outputs = self.threads.run(partial(self._outputs, unit))
             if outputs is None:
                 self._use_less_memory(len(slices), voxels_hu.shape)
                 continue
@@ -181,6 +196,19 @@ class _Runner:
                     )
             yield _Batch(first, unit, *outputs)
             first += len(slices)
+
+    def _batch_that_fits(self, batch: int, sides: tuple[int, ...]) -> int:
+        """`batch`, or less with a note where the main memory is smaller: to run out of it takes long, or ends all."""
+        free = free_main_memory() if self.device.type == "cpu" and batch > 1 else None
+        needed = BYTES_PER_PIXEL * sides[0] * sides[1]
+        if free is None or batch * needed <= free:
+            return batch
+        fitting = max(1, free // needed)
+        self._note(
+            f"{batch} slices at once would need some {batch * needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free: "
+            f"batch lowered to {fitting}"
+        )
+        return fitting
 
     def _outputs(self, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None] | None:
         """(B, H, W) -> output and features, in float32 and the slices' size; None where memory ran out."""
@@ -294,5 +322,5 @@ def _default_batch(device: torch.device, sides: tuple[int, ...]) -> int:
         return 1  # one slice keeps a CPU busy; MPS shares its memory with everything else
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own reserve
-    needed = GPU_BYTES_PER_PIXEL * sides[0] * sides[1]
+    needed = BYTES_PER_PIXEL * sides[0] * sides[1]
     return int(max(1, min(GPU_BATCH_PIXELS // (sides[0] * sides[1]), free // (2 * needed))))
