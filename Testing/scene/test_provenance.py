@@ -68,3 +68,13 @@ def test_provenance_of_a_volume_that_is_written_again_is_that_of_the_last_time(a
     assert set(provenance(output)) == {"ASCON.Created", "ASCON.SoftwareVersion", "ASCON.Dose"}
     make_like(output, source, new_image((4, 5, 6), np.int16))
     assert provenance(output) == {}
+
+
+def test_warnings_come_last_in_the_sentence(a_scene):
+    source = a_volume(a_scene)
+    result = a_result(a_scene, source)
+    set_provenance(result, source, RESULT | {"notes": [], "warnings": ["Its slices are coronal.", "It is a head."]})
+    assert provenance(result)["ASCON.Warnings"] == "Its slices are coronal. It is a head."
+    assert provenance_sentence(result).endswith("strength 0.75. Its slices are coronal. It is a head.")
+    set_provenance(result, source, RESULT | {"warnings": []})
+    assert provenance_sentence(result).endswith("another")

@@ -102,6 +102,17 @@ def test_denoising_gives_what_the_inference_gives(a_worker, a_model, tmp_path, a
     assert answer["notes"] == [] and answer["seconds"] <= answer["times"]["total"]
 
 
+def test_denoising_tells_whether_the_volume_suits_the_model(a_worker, a_model, tmp_path, a_scan):
+    request = {"input": saved(tmp_path, a_scan), "output": str(tmp_path / "out.npy"), "model": a_model[0]}
+    assert a_worker.result("denoise", **request)["warnings"] == []
+    coronal = [1, 0, 0, 0, 0, 1, 0, -1, 0]
+    facts = {"spacing_mm": [0.7, 0.7, 3], "direction": coronal, "description": {"name": "scan denoised"}}
+    warnings = a_worker.result("denoise", **request, facts=facts)["warnings"]
+    assert any("denoised already" in text for text in warnings) and any("coronal" in text for text in warnings)
+    message = a_worker.error("denoise", **request, facts=facts | {"direction": [1, 0]})
+    assert "nine numbers" in message
+
+
 def test_the_second_click_pays_neither_for_torch_nor_for_the_model(a_model, tmp_path, a_scan):
     child = Child(tmp_path)
     request = {"input": saved(tmp_path, a_scan), "output": str(tmp_path / "out.npy"), "model": a_model[0]}

@@ -24,7 +24,7 @@ from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
 from ASCONDenoiseLib.panel.task_queue import OnEnd, OnProgress, Pending, Task, Tasks, Work
 from ASCONDenoiseLib.scene import operations
 from ASCONDenoiseLib.scene.display import show_as_difference
-from ASCONDenoiseLib.scene.volumes import instance_uids, spacing_mm, volume_facts
+from ASCONDenoiseLib.scene.volumes import instance_uids, suitability_facts
 from ASCONDenoiseLib.scene.voxels import volume_array, write_in_pieces
 
 BLEND_DELAY_MS = 250
@@ -146,9 +146,9 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             card = load_card(find_model(model or None))
         except InputError:  # `obstacle` says it
             return []
-        database = openDatabase()
-        known = volume_facts(inputVolume, database.instanceValue if database else None)
-        return suitability.warnings(voxels, spacing_mm(inputVolume), known, card, _)
+        facts = self._facts(inputVolume)
+        known, direction = facts["description"], facts["direction"]
+        return suitability.warnings(voxels, facts["spacing_mm"], known, card, _, direction=direction)
 
     def denoise(
         self,
@@ -178,7 +178,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             raise InputError(reason)
         if strength is not None:
             self.strength = strength
-        means = self._means(model, device)
+        means = self._means(model, device) | {"facts": self._facts(inputVolume)}
         work = operations.denoise(inputVolume, outputVolume, referenceVolume, strength=lambda: self.strength, **means)
         return self.tasks.start("denoise", work, [inputVolume, outputVolume])
 
@@ -217,6 +217,10 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             "file_for_instance": database.fileForInstance if database else None,
             "parent": slicer.app.temporaryPath,
         }
+
+    def _facts(self, volume: Volume) -> dict[str, Any]:
+        database = openDatabase()
+        return suitability_facts(volume, database.instanceValue if database else None)
 
     def setStrength(self, strength: float) -> None:
         """Sets the strength (0 to 1) of the next result and the last one: visible slices at once, the others soon."""

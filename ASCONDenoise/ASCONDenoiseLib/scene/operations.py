@@ -70,7 +70,7 @@ class Run:
         difference: volume node of denoised less LDCT, or None.
         strength: of `output`, 0 to 1.
         measured: the strength for which the numbers were measured; None: not yet.
-        facts: the worker's result: model, device, precision, seconds, notes, times.
+        facts: the worker's result: model, device, precision, seconds, notes, warnings, times.
     """
 
     folder: Path
@@ -121,6 +121,7 @@ def denoise(
     strength: Callable[[], float],
     file_for_instance: Callable[[str], str] | None,
     parent: str,
+    facts: dict[str, Any] | None = None,
 ) -> Operation:
     """Denoises a volume; returns a Run. The output node appears, or changes, only at the end and as a whole.
 
@@ -133,6 +134,7 @@ def denoise(
         strength: called at the end, since the user may change it meanwhile.
         file_for_instance: SOP instance UID -> DICOM file, from which the padding value is read; or None.
         parent: where the temporary folder is made.
+        facts: of the source, `volumes.suitability_facts`; with them the result records the warnings.
     """
     with private_folder(parent, keep=True) as folder:
         run = Run(folder, source, reference, output)
@@ -145,6 +147,7 @@ def denoise(
             "model": model,
             "device": device,
             "padding_hu": padding_hu,
+            "facts": facts,
         }
         run.strength = strength()
         image = new_image(voxels.shape, voxels.dtype)

@@ -21,7 +21,7 @@ def set_provenance(node: slicer.vtkMRMLNode, source: slicer.vtkMRMLScalarVolumeN
         node: the result.
         source: the volume it was made from.
         facts: the worker's result of `denoise`, or any other facts. {"name", "version", ...} under "model" become
-            ASCON.ModelName, ASCON.ModelVersion, ...; others ASCON.Device, ASCON.Strength, ...; notes are joined.
+            ASCON.ModelName, ASCON.ModelVersion, ...; others ASCON.Device, ...; notes and warnings are joined.
     """
     flat: dict[str, Any] = {"software_version": __version__, "created": datetime.now().astimezone()}
     for name, value in facts.items():
@@ -57,7 +57,8 @@ def provenance_sentence(node: slicer.vtkMRMLScalarVolumeNode) -> str:
         *(f"{name.lower()} {facts[name]}" for name in ("Device", "Precision", "Strength") if name in facts),
         *([facts["Notes"]] if facts.get("Notes") else []),
     ]
-    return f"Denoised by ASCON {facts['SoftwareVersion']}: {', '.join(parts)}"
+    sentence = f"Denoised by ASCON {facts['SoftwareVersion']}: {', '.join(parts)}"
+    return f"{sentence}. {facts['Warnings']}" if facts.get("Warnings") else sentence
 
 
 def _text(value: Any) -> str:

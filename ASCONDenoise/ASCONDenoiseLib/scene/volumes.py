@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import slicer
 import vtk
@@ -201,3 +202,14 @@ def volume_facts(
     if (uids := instance_uids(node)) and value_of_instance:
         facts |= {name: value_of_instance(uids[0], tag) for name, tag in DICOM_TAGS.items()}
     return {name: value for name, value in facts.items() if value}
+
+
+def suitability_facts(
+    node: slicer.vtkMRMLScalarVolumeNode, value_of_instance: Callable[[str, str], str] | None = None
+) -> dict[str, Any]:
+    """`volume_facts`, spacing and direction of a volume: what `suitability.warnings` asks, as the worker takes it."""
+    directions = vtk.vtkMatrix4x4()
+    node.GetIJKToRASDirectionMatrix(directions)
+    direction = [directions.GetElement(row, column) for row in range(3) for column in range(3)]
+    description = volume_facts(node, value_of_instance)
+    return {"spacing_mm": list(spacing_mm(node)), "direction": direction, "description": description}

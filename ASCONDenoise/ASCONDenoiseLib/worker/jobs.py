@@ -48,18 +48,49 @@ class Spaced:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumeFacts(Spaced):
+    """What is known of a volume, to tell whether it suits a model: as `suitability.warnings` has it."""
+
+    direction: tuple[float, ...] = field(metadata={"wanted": "nine numbers"})
+    description: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.direction) != 9:
+            raise FieldError("wrong", "direction", self.direction, "nine numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DenoiseRequest:
-    """A volume to denoise."""
+    """A volume to denoise.
+
+    Attributes:
+        facts: of the volume; without them nothing is said of whether it suits the model.
+    """
 
     input: Path = field(metadata=TEXT)
     output: Path = field(metadata=TEXT)
     model: str | None = field(default=None, metadata=TEXT)
     device: str = "auto"
     padding_hu: float | None = None
+    facts: VolumeFacts | None = None
+
+    def warnings(self, voxels: np.ndarray, card: ModelCard) -> list[str]:
+        """Of `suitability`."""
+        from ASCONDenoiseLib.models import suitability
+
+        if self.facts is None:
+            return []
+        known = {name: str(fact) for name, fact in self.facts.description.items()}
+        sample, spacing_mm = suitability.sample(voxels), self.facts.spacing_mm
+        return suitability.warnings(sample, spacing_mm, known, card, direction=self.facts.direction)
 
 
 def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
-    """Returns device, precision, seconds, notes (sentences for the user) and model (name, version, sha256, path)."""
+    """Returns device, precision, seconds, model (name, version, sha256, path), and sentences for the user.
+
+    Those are notes, of what happened, and warnings, of whether the volume suits the model.
+    """
     voxels = read_voxels(request.input)
     path, card, network = warm.load(job, request.model)
     from ASCONDenoiseLib.models import inference
@@ -82,6 +113,7 @@ def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
         "precision": result.precision,
         "seconds": result.seconds,
         "notes": list(result.notes),
+        "warnings": request.warnings(voxels, card),
         "model": _model_facts(path, card),
     }
 
@@ -149,6 +181,7 @@ def cluster(job: Job, request: ClusterRequest, warm: WarmModel) -> Facts:
         "precision": anatomy.precision,
         "seconds": anatomy.seconds,
         "notes": list(anatomy.notes),
+        "warnings": request.warnings(voxels, card),
         "model": _model_facts(path, card),
     }
 
