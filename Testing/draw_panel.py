@@ -109,9 +109,11 @@ def main() -> None:
     panel.logic.wait()
     panel.ui.compareButton.click()
     panel.logic.wait()
+    settle(3)
     draw(arguments.folder / "panel-side-by-side.png", credit)
     panel.ui.differenceButton.click()
     panel.logic.wait()
+    panel.ui.othersCollapsibleButton.collapsed = False
     panel.ui.modelCardButton.click()
     panel.ui.advancedCollapsibleButton.collapsed = False
     settle(3)
@@ -119,7 +121,7 @@ def main() -> None:
 
     panel.ui.differenceButton.click()
     panel.ui.compareButton.click()
-    for name in ("inputs", "advanced", "compare", "numbers"):
+    for name in ("inputs", "others", "advanced", "compare", "numbers"):
         getattr(panel.ui, f"{name}CollapsibleButton").collapsed = True
     panel.ui.anatomyCollapsibleButton.collapsed = False
     panel.ui.anatomyButton.click()

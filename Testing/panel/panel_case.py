@@ -5,8 +5,10 @@ well they are denoised. Each test drives the real worker. The same files run ins
 pytest, on the stand-in.
 """
 
+import html
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -86,6 +88,11 @@ def pace() -> float:
         np.sort(numbers)
         sum(range(200_000))
     return max(1.0, (time.monotonic() - started) / IDLE_S)
+
+
+def toolTip(widget) -> str:
+    """The text of a tool tip, which Slicer turns into rich text."""
+    return html.unescape(re.sub(r"<[^>]*>", "", widget.toolTip))
 
 
 def alive(pid: int) -> bool:

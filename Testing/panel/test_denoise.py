@@ -10,7 +10,7 @@ import numpy as np
 import qt
 import slicer
 import vtk
-from panel_case import PanelTestCase, makeVolume, modelFolder, wait
+from panel_case import PanelTestCase, makeVolume, modelFolder, toolTip, wait
 
 
 class ClickTest(PanelTestCase):
@@ -116,6 +116,16 @@ class ClickTest(PanelTestCase):
         self.assertTrue(np.isfinite(result).all())
         np.testing.assert_array_equal(result[:, :5], -2047.75)
 
+    def test_the_first_section_holds_what_a_first_run_needs(self):
+        ui = self.ui
+        first = (ui.inputSelector, ui.strengthSlider, ui.warningLabel, ui.denoiseButton, ui.progressBar, ui.statusLabel)
+        others = (ui.referenceSelector, ui.outputSelector, ui.modelComboBox, ui.modelCardButton)
+        for section, widgets in ((ui.inputsCollapsibleButton, first), (ui.othersCollapsibleButton, others)):
+            for widget in widgets:
+                self.assertTrue(section.isAncestorOf(widget), widget.name)
+        self.assertFalse(ui.inputsCollapsibleButton.collapsed)
+        self.assertTrue(ui.othersCollapsibleButton.collapsed)
+
     def test_nobody_is_asked_and_no_window_opens(self):
         """The notice is a label; the only pop-ups are Slicer's own, when packages are missing."""
         with mock.patch.object(qt, "QMessageBox", None), mock.patch.object(slicer.util, "_messageDisplay", None):
@@ -129,30 +139,28 @@ class ReasonTest(PanelTestCase):
     def test_without_a_volume(self):
         self.choices.inputVolume = None
         self.assertFalse(self.ui.denoiseButton.enabled)
-        self.assertEqual(self.ui.denoiseButton.toolTip, "Choose the LDCT volume first.")
+        self.assertEqual(toolTip(self.ui.denoiseButton), "Choose the LDCT volume first.")
         self.choices.inputVolume = self.ldct
         self.assertTrue(self.ui.denoiseButton.enabled)
 
     def test_with_a_volume_without_voxels(self):
         self.choices.inputVolume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
         self.assertFalse(self.ui.denoiseButton.enabled)
-        self.assertIn("empty", self.ui.denoiseButton.toolTip)
+        self.assertIn("empty", toolTip(self.ui.denoiseButton))
 
     def test_with_an_output_that_would_replace_something(self):
         self.choices.outputVolume = self.ldct
         self.assertFalse(self.ui.denoiseButton.enabled)
-        self.assertIn("replace CT", self.ui.denoiseButton.toolTip)
+        self.assertIn("replace CT", toolTip(self.ui.denoiseButton))
         ndct = makeVolume("NDCT", self.voxels)
         self.choices.referenceVolume = self.choices.outputVolume = ndct
-        self.assertIn("replace NDCT", self.ui.denoiseButton.toolTip)
+        self.assertIn("replace NDCT", toolTip(self.ui.denoiseButton))
 
     def test_with_a_model_that_is_not_there(self):
         self.choices.model = "lost"
         self.assertFalse(self.ui.denoiseButton.enabled)
-        self.assertEqual(
-            self.ui.denoiseButton.toolTip,
-            'The model "lost" is not on this computer. Choose another, or import it.',
-        )
+        wanted = 'The model "lost" is not on this computer. Choose another, or import it.'
+        self.assertEqual(toolTip(self.ui.denoiseButton), wanted)
         self.assertIn("missing", self.ui.modelComboBox.currentText)
 
 

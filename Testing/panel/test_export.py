@@ -11,7 +11,7 @@ import numpy as np
 import qt
 import slicer
 import vtk
-from panel_case import PanelTestCase, fakeDatabase, makeVolume, modelFolder, newFolder, someVoxels, wait
+from panel_case import PanelTestCase, fakeDatabase, makeVolume, modelFolder, newFolder, someVoxels, toolTip, wait
 
 
 class DicomTest(PanelTestCase):
@@ -49,7 +49,7 @@ class DicomTest(PanelTestCase):
         self.choices.strength = 75
         result = self.denoise()
         self.settle()
-        self.assertTrue(self.ui.saveDicomButton.enabled, self.ui.saveDicomButton.toolTip)
+        self.assertTrue(self.ui.saveDicomButton.enabled, toolTip(self.ui.saveDicomButton))
         imported = []
         library = types.ModuleType("DICOMLib")
         library.DICOMUtils = types.SimpleNamespace(importDicom=imported.append)
@@ -83,7 +83,7 @@ class DicomTest(PanelTestCase):
         self.denoise()
         self.settle()
         self.assertFalse(self.ui.saveDicomButton.enabled)
-        self.assertIn("DICOM database", self.ui.saveDicomButton.toolTip)
+        self.assertIn("DICOM database", toolTip(self.ui.saveDicomButton))
 
     def test_what_the_headers_say_is_compared_with_the_card(self):
         path = modelFolder / "test-model-0.json"
@@ -125,7 +125,7 @@ class DicomTest(PanelTestCase):
         self.denoise()
         self.settle()
         self.assertFalse(self.ui.saveDicomButton.enabled)
-        self.assertIn("not loaded from the DICOM database", self.ui.saveDicomButton.toolTip)
+        self.assertIn("not loaded from the DICOM database", toolTip(self.ui.saveDicomButton))
 
 
 class RealTest(PanelTestCase):

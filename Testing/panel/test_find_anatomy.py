@@ -9,7 +9,7 @@ import numpy as np
 import slicer
 import vtk
 from anatomy_case import AnatomyTestCase
-from panel_case import LongRun, longestHold, makeVolume, pace, someVoxels, wait
+from panel_case import LongRun, longestHold, makeVolume, pace, someVoxels, toolTip, wait
 
 
 class FindTest(AnatomyTestCase):
@@ -109,7 +109,7 @@ class FindTest(AnatomyTestCase):
     def test_why_the_button_is_disabled(self):
         self.choices.inputVolume = None
         self.assertFalse(self.ui.anatomyButton.enabled)
-        self.assertIn("Choose the LDCT volume first.", self.ui.anatomyButton.toolTip)
+        self.assertEqual(toolTip(self.ui.anatomyButton), "Choose the LDCT volume first.")
         self.choices.inputVolume = self.ldct
         self.assertTrue(self.ui.anatomyButton.enabled)
         self.choices.outputVolume = self.ldct  # which is the other button's trouble
@@ -119,7 +119,7 @@ class FindTest(AnatomyTestCase):
     def test_one_after_the_other(self):
         self.click()
         self.assertFalse(self.ui.denoiseButton.enabled)
-        self.assertIn("Wait", self.ui.denoiseButton.toolTip)
+        self.assertIn("Wait", toolTip(self.ui.denoiseButton))
         wait(lambda: not self.logic.tasks.busy("anatomy"))
         self.ui.denoiseButton.click()
         self.assertFalse(self.ui.anatomyButton.enabled)

@@ -85,6 +85,15 @@ class SceneTest(PanelTestCase):
             ui.plotButton.click()
             self.assertTrue(ui.plotButton.checked)
 
+    def test_the_node_is_taken_anew_after_whatever_changes_the_scene_as_a_whole(self):
+        scene = slicer.mrmlScene
+        for event in (scene.EndImportEvent, scene.EndRestoreEvent, scene.EndUndoEvent):
+            before = self.choices
+            scene.InvokeEvent(event)
+            slicer.app.processEvents()
+            self.assertIsNot(self.choices, before)
+            self.assertIs(self.choices.inputVolume, self.ldct)
+
     def test_a_choice_that_somebody_else_writes_into_the_node_counts(self):
         result = makeVolume("result", self.voxels)
         node = self.choices.parameterNode
