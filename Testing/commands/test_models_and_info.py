@@ -12,7 +12,7 @@ from command_fixtures import run_json, shifted
 import ASCONDenoiseLib
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.io.reading import read_volume
-from ASCONDenoiseLib.models import files
+from ASCONDenoiseLib.models import cpu, files
 from ASCONDenoiseLib.models.files import DEFAULT_MODEL
 
 
@@ -68,5 +68,12 @@ def test_info(capsys):
     )
     assert info["devices"][-1] == "cpu" and info["threads"].startswith(f"{torch.get_num_threads()} of ")
     assert info["default model"].startswith("none: ")
+    assert info["BLAS"].startswith(f"{cpu.torch_blas()}; NumPy: ") and "bf16" in info["CPU"]
     assert cli.main(["info"]) == 0
     assert f"torch          {torch.__version__}" in capsys.readouterr().out
+
+
+def test_info_warns_of_a_slow_blas(monkeypatch, capsys):
+    monkeypatch.setattr(cpu, "slow_blas", lambda: "This PyTorch is slow.")
+    assert cli.main(["info"]) == 0
+    assert "ascon: This PyTorch is slow." in capsys.readouterr().err

@@ -177,7 +177,7 @@ def test_a_job_that_looks_ends_by_itself_when_stdin_closes(tmp_path, monkeypatch
     child.process.stdin.close()
     assert child.ended() == 0 and time.monotonic() - started < 1
     assert not (tmp_path / "out.npy").exists()
-    assert child.errors.read_text() == ""
+    assert all(" ASCONDenoiseLib.models.cpu: " in line for line in child.errors.read_text().splitlines())
     child.close()
 
 

@@ -25,7 +25,7 @@ from ASCONDenoiseLib.commands import cluster, demo, denoise, evaluate, info, mod
 from ASCONDenoiseLib.commands.arguments import Parser, Subparsers
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import AsconError, Cancelled, InputError, is_out_of_memory
-from ASCONDenoiseLib.models.large_pages import ask_for_large_pages
+from ASCONDenoiseLib.models.torch_environment import prepare_torch
 
 COMMANDS = (denoise, simulate, evaluate, cluster, demo, models, info)
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None, plugins: Sequence[Callable[[Subparse
         argv: the command line; None is that of this process.
         plugins: functions that add commands, where they are known without an installed package: in Slicer, say.
     """
-    ask_for_large_pages()
+    prepare_torch()
     argv = sys.argv[1:] if argv is None else list(argv)
     console = Console(as_json="--json" in argv, quiet="--quiet" in argv, debug="--debug" in argv)
     try:
@@ -149,7 +149,7 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.ERROR:
-            self.console.note(record.getMessage())
+            self.console.warn(record.getMessage())
 
 
 def _log_file(path: Path) -> logging.Handler:

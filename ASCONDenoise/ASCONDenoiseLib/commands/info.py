@@ -1,20 +1,22 @@
-"""`ascon info`: versions, devices, threads, models."""
+"""`ascon info`: versions, devices, what the CPU computes with, models."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from importlib import metadata
 
 from ASCONDenoiseLib import __version__
 from ASCONDenoiseLib.commands.arguments import Subparsers, add_command
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.requirements import COMMAND, TORCH, WITH_SLICER, name
 
 
 def add(subparsers: Subparsers) -> None:
     """Add the command."""
-    add_command(subparsers, "info", _run, summary="versions, devices, threads, models", example="ascon info --json")
+    add_command(
+        subparsers, "info", _run, summary="versions, devices, threads, models", example="ascon info --json"
+    )
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
@@ -24,12 +26,13 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
     from ASCONDenoiseLib.commands.facts import fact_lines
     from ASCONDenoiseLib.io.results import SHORT_SHA256
+    from ASCONDenoiseLib.models import cpu
     from ASCONDenoiseLib.models.card import load_card
     from ASCONDenoiseLib.models.devices import device_title
     from ASCONDenoiseLib.models.files import find_model, models_folder, user_folder
 
-    packages = "torch numpy scipy scikit-image scikit-learn SimpleITK pydicom safetensors pillow".split()
-    versions = {name: _version(name) for name in packages}
+    packages = [name(requirement) for requirement in (TORCH, *WITH_SLICER, *COMMAND)]
+    versions = {package: _version(package) for package in packages}
     gpus = [device_title(torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
     devices = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
     try:
@@ -43,10 +46,12 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         "system": platform.platform(),
         **versions,
         "devices": devices,
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
+        **cpu.cpu_facts(),
         "default model": default,
         "models": [str(models_folder()), str(user_folder())],
     }
+    if slow := cpu.slow_blas():
+        console.warn(slow)
     console.answer(fact_lines(facts), **facts)
 
 

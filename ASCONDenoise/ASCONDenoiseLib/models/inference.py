@@ -113,9 +113,9 @@ def denoise(
         return Result(out, "none", FP32, 0.0, time.monotonic() - started, (note,))
 
     picked = pick_device(device)
-    if picked.type == "cpu":
-        cpu.log_cpu()
     with cpu.Threads(len(voxels_hu) // (batch or 1) if picked.type == "cpu" else 0) as threads:
+        if picked.type == "cpu":
+            cpu.log_cpu()
         runner = _Runner(network, picked, batch, precision, threads, with_features=see_features is not None)
         batches = runner.batches(voxels_hu, cancelled)
         if runner.device.type == "cuda":

@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import BinaryIO
 
-from ASCONDenoiseLib.models.large_pages import ask_for_large_pages
+from ASCONDenoiseLib.models.torch_environment import prepare_torch
 from ASCONDenoiseLib.worker.server import Server
 
 IDLE_MINUTES = 10.0
@@ -22,10 +22,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="ASCONDenoiseLib.worker", description="ASCON's child process.")
     parser.add_argument("--idle-minutes", type=float, default=IDLE_MINUTES, help="ends after so long without a job")
     arguments = parser.parse_args()
-    ask_for_large_pages()
+    prepare_torch()
     requests, answers = _private_streams()
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ASCONDenoiseLib").setLevel(logging.INFO)  # with what torch computes, for Slicer's log
     server = Server(requests, answers, 60 * arguments.idle_minutes)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is meant for Slicer, which closes stdin when it goes
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.end).start())
