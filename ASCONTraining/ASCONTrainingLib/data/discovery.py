@@ -25,6 +25,7 @@ from ASCONDenoiseLib.io.atomic import file_suffix
 from ASCONDenoiseLib.io.image_files import IMAGE_SUFFIXES
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Volume
+from ASCONTrainingLib.data.pairing import positive_number
 
 _FULL = re.compile(r"(?<![a-z0-9])(?:full|fd|normal|ndct|nd)(?:[ _-]?dose)?(?![a-z0-9])", re.IGNORECASE)
 _LOW = re.compile(r"(?<![a-z0-9])(?:quarter|qd|low|ldct(?!-and)|ld)(?:[ _-]?dose)?(?![a-z0-9])", re.IGNORECASE)
@@ -86,30 +87,23 @@ def dicom_series(src: Path) -> list[SourceVolume]:
         where = Path(os.path.relpath(folder, src))
         for file in files:
             header = _header(folder / file)
-            if header is None or header.get("Modality") != "CT" or "LOCALIZER" in (header.get("ImageType") or []):
+            if header is None or header["Modality"] != "CT" or "LOCALIZER" in (header["ImageType"] or []):
                 continue
-            description, series_uid = str(header.get("SeriesDescription") or ""), str(header.SeriesInstanceUID)
+            description, series_uid = str(header["SeriesDescription"] or ""), str(header["SeriesInstanceUID"])
             if series_uid not in series and not _PROJECTIONS.search(description):
-                kernel = header.get("ConvolutionKernel") or ""
+                kernel = header["ConvolutionKernel"] or ""
                 series[series_uid] = SourceVolume(
                     folder,
                     where,
                     (Path(file).stem, *reversed(where.parts)),
                     description,
                     series_uid,
-                    _thickness_mm(header),
+                    positive_number(header["SliceThickness"]),
                     kernel if isinstance(kernel, str) else str(kernel[0]),  # Siemens: kernel and strength
-                    str(header.get("PatientID") or ""),
+                    str(header["PatientID"] or ""),
                 )
         volumes += series.values()
     return volumes
-
-
-def _thickness_mm(header: Any) -> float | None:
-    try:
-        return float(header.SliceThickness)
-    except (AttributeError, TypeError, ValueError):
-        return None
 
 
 def _folders_below(src: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -121,18 +115,27 @@ def _folders_below(src: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(root), sorted(n for n in names if not n.startswith(".") and not n.lower().endswith(skip))
 
 
-def _header(file: Path) -> Any:
-    """Dataset of the few attributes that tell a series from another; None for what is no DICOM image."""
+def _header(file: Path) -> dict[str, Any] | None:
+    """The few attributes that tell a series from another, None what cannot be read; None for what is no DICOM image."""
     import pydicom
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER)
-            return header if "Rows" in header and "SeriesInstanceUID" in header else None
+            if "Rows" not in header or "SeriesInstanceUID" not in header:
+                return None
+            return {keyword: _value(header, keyword) for keyword in _HEADER}
     except OSError as error:
         raise InputError(f"{file} cannot be opened: check its permissions or remove it from the folder.") from error
     except Exception:  # not DICOM, or damaged: then reading the series says which file it is
+        return None
+
+
+def _value(header: Any, keyword: str) -> Any:
+    try:
+        return header.get(keyword)
+    except Exception:  # what stands there is of another kind: pydicom converts when it is asked
         return None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.imaging.registration import misfit
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
 POSITION_TOLERANCE = 0.1
@@ -22,12 +24,14 @@ class PairedVolume:
         ndct, ldct: (S, H, W) int16 HU.
         spacing_mm: (x, y, z).
         unmatched: slices of the full-dose and of the low-dose volume without a partner.
+        warnings: sentences about what fits badly.
     """
 
     ndct: np.ndarray
     ldct: np.ndarray
     spacing_mm: tuple[float, float, float]
     unmatched: tuple[int, int] = (0, 0)
+    warnings: tuple[str, ...] = ()
 
 
 def pair_volumes(full: Volume, low: Volume, where: str) -> PairedVolume:
@@ -39,8 +43,8 @@ def pair_volumes(full: Volume, low: Volume, where: str) -> PairedVolume:
         where: names both in errors.
 
     Raises:
-        InputError: sizes, pixels, orientation, place or slice thickness differ, no slice has a partner, or both are the
-            same.
+        InputError: sizes, pixels, orientation, place or slice thickness differ, no slice has a partner, both are the
+            same, or the images show the anatomy at clearly different places, whatever their headers say.
     """
     _check_alike(full, low, where)
     in_full, in_low = match_slices(full.geometry, len(full.voxels), low.geometry, len(low.voxels))
@@ -53,8 +57,12 @@ def pair_volumes(full: Volume, low: Volume, where: str) -> PairedVolume:
     ndct, ldct = to_int16(full.voxels[in_full]), to_int16(low.voxels[in_low])
     if np.array_equal(ndct, ldct):
         raise InputError(f"{where} hold the same {len(ndct)} images: one of them is not what its name says.")
+    found = misfit(ndct, ldct)
+    if found and found.grave:
+        raise InputError(f"{where} {found.text}. Pair series of one scan and one reconstruction.")
+    warnings = (f"{where} {found.text}: a network learns to blur from such a pair.",) if found else ()
     unmatched = (len(full.voxels) - len(ndct), len(low.voxels) - len(ldct))
-    return PairedVolume(ndct, ldct, full.geometry.spacing_mm, unmatched)
+    return PairedVolume(ndct, ldct, full.geometry.spacing_mm, unmatched, (*full.notes, *low.notes, *warnings))
 
 
 def match_slices(full: Geometry, n_full: int, low: Geometry, n_low: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +88,7 @@ def _check_alike(full: Volume, low: Volume, where: str) -> None:
     a, b = full.geometry, low.geometry
     shift = np.subtract(b.origin_mm, a.origin_mm) @ np.reshape(a.direction, (3, 3))
     thickness = [volume.description.get("slice_thickness_mm") for volume in (full, low)]
-    known = [float(mm) for mm in thickness if mm is not None]
+    known = [mm for mm in map(positive_number, thickness) if mm is not None]
     at_one_place = np.abs(shift[:2] / a.spacing_mm[:2]).max() <= POSITION_TOLERANCE
     differences: dict[str, tuple[Any, Any, bool]] = {
         "size": (full.voxels.shape[:0:-1], low.voxels.shape[:0:-1], full.voxels.shape[1:] == low.voxels.shape[1:]),
@@ -107,6 +115,15 @@ def _extent(volume: Volume) -> str:
 
 def _numbers(values: Any) -> str:
     return " x ".join(f"{value:g}" for value in values) if isinstance(values, tuple) else str(values)
+
+
+def positive_number(text: Any) -> float | None:
+    """The value of a header as a number; None where it is none that can be."""
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < math.inf else None
 
 
 def to_int16(voxels: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from ASCONTrainingLib.data.splits import (
     MAYO_2020,
     Split,
     automatic_split,
+    check_no_patient_twice,
     check_patient_ids,
     read_split,
     split_of_patients,
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 MAX_BACKGROUND_2020 = MAX_BACKGROUND | {"train": 0.70}
 """For Mayo-2020, whose training patches of 256x256 are chosen more strictly."""
 
-_MAYO_PATIENT = re.compile(r"(?<![A-Za-z0-9])[LCN]\d{3}(?![A-Za-z0-9])")
+_MAYO_PATIENT = re.compile(r"(?<![A-Za-z0-9])[LCN]\d{3}(?![A-Za-z0-9])", re.IGNORECASE)
 
 
 def prepare_mayo2016(
@@ -69,7 +70,7 @@ def prepare_mayo2016(
     src = _folder(src)
     series = [volume for volume in dicom_series(src) if volume.dose_by_description]
     series = _choose_reconstruction(src, series, thickness_mm, kernel) if series else series
-    chosen = read_split(split) if split else MAYO_2016
+    chosen = _read_mayo_split(split) if split else MAYO_2016
     plans = _mayo_plans(src, series, chosen, log)
     settings = {"split": chosen, "reconstruction": _reconstruction(series[0])}
     return write_set(plans, out, "mayo2016", settings, log=log, progress=progress)
@@ -89,7 +90,7 @@ def prepare_mayo2020(
     """
     src = _folder(src)
     series = [volume for volume in dicom_series(src) if volume.dose_by_description]
-    chosen = read_split(split) if split else MAYO_2020
+    chosen = _read_mayo_split(split) if split else MAYO_2020
     plans = _mayo_plans(src, series, chosen, log)
     settings, limits = {"split": chosen}, MAX_BACKGROUND_2020
     return write_set(plans, out, "mayo2020", settings, max_background=limits, log=log, progress=progress)
@@ -141,7 +142,7 @@ def prepare_paired(
 
 def _plan(name: str, patient: str, split: str, full: SourceVolume, low: SourceVolume) -> VolumePlan:
     def make() -> PairedVolume:
-        return pair_volumes(full.read(), low.read(), f"{full.where} and {low.where}")
+        return pair_volumes(full.read(), low.read(), f"{patient}: {full.where} and {low.where}")
 
     return VolumePlan(name, patient, split, full.where.as_posix(), None, make)
 
@@ -182,10 +183,17 @@ def _mayo_plans(src: Path, volumes: Sequence[SourceVolume], split: Split, log: L
     ]
 
 
+def _read_mayo_split(path: str | Path) -> Split:
+    """`read_split`, with the patients in capitals as `_mayo_patient` has them."""
+    split = {name: [patient.upper() for patient in patients] for name, patients in read_split(path).items()}
+    check_no_patient_twice(split, path)
+    return split
+
+
 def _mayo_patient(src: Path, volume: SourceVolume) -> str | None:
-    """L067 and the like, as paths tell: the headers of the challenge say "Anonymous"."""
+    """L067 and the like, in capitals, as paths tell: the headers of the challenge say "Anonymous"."""
     names = (*volume.names, src.resolve().name)
-    return next((match[0] for name in names if (match := _MAYO_PATIENT.search(name))), None)
+    return next((match[0].upper() for name in names if (match := _MAYO_PATIENT.search(name))), None)
 
 
 def _choose_reconstruction(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from ASCONTrainingLib.data.set_index import (
     read_index,
     write_index,
 )
+
+logger = logging.getLogger(__name__)
 
 Log = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -112,6 +115,8 @@ def write_set(
             left_out[name] = error
             log(f"{name} is left out: {error}")
             continue
+        for warning in arrays.warnings:
+            logger.warning("%s", warning)
         done[name] = _save(plan, arrays, out)
         log(_line(done[name]))
         write_index(index(), out)

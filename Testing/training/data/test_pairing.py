@@ -62,3 +62,28 @@ def test_slices_are_matched_along_an_oblique_axis():
     full, low = Geometry((1, 1, 2), tuple(start), turned), Geometry((1, 1, 2), tuple(start + 3 * 2 * axis), turned)
     in_full, in_low = match_slices(full, 5, low, 5)
     assert in_full.tolist() == [3, 4] and in_low.tolist() == [0, 1]
+
+
+def a_body(shift: int = 0, noise: float = 20) -> Volume:
+    """Two organs in air, 96 x 96, its anatomy shifted by so many columns while the header says nothing of it."""
+    rows, columns = np.mgrid[:96, :96] - 48
+    body = np.where(np.hypot(rows, columns) < 32, 40, -1000) + np.where(np.hypot(rows - 9, columns + 8) < 7, 400, 0)
+    images = np.roll(body, shift, axis=1) + np.random.default_rng(abs(shift)).normal(0, noise, (5, 96, 96))
+    return Volume(images.astype(np.int16), Geometry((0.8, 0.8, 2.0)))
+
+
+def test_anatomies_at_different_places_are_refused_and_small_shifts_are_told():
+    assert pair_volumes(a_body(), a_body(0, 100), "P3: A and B").warnings == ()
+    with pytest.raises(InputError, match="P3: A and B differ in place: the anatomy is shifted by 15 columns"):
+        pair_volumes(a_body(), a_body(15), "P3: A and B")
+    (warning,) = pair_volumes(a_body(), a_body(-1), "P3: A and B").warnings
+    assert "P3: A and B differ in place: the anatomy is shifted by 1 column" in warning
+
+
+@pytest.mark.parametrize("text", ["", "thin", "nan", "-1", "1e999", "0"])
+def test_a_thickness_that_is_no_number_is_not_compared(text):
+    known = [{"slice_thickness_mm": text}, {"slice_thickness_mm": "3.0"}]
+    pair = pair_volumes(
+        a_volume(description=known[0]), Volume(some_pair(0)[1], a_volume().geometry, description=known[1]), ""
+    )
+    assert len(pair.ndct) == 5

@@ -315,3 +315,51 @@ def test_one_patient_in_folders_of_two_splits_is_a_leak(tmp_path, ids):
             prepare_paired(tmp_path / "in", tmp_path / "out")
     else:
         assert len(prepare_paired(tmp_path / "in", tmp_path / "out").volumes) == 3
+
+
+# Whatever is in the names and headers
+
+
+def test_patients_are_found_in_small_letters(tmp_path):
+    pairs = mayo_2016_tree(tmp_path / "in", patients=("L067", "L310"))
+    for folder in sorted((tmp_path / "in").rglob("L???")):
+        folder.rename(folder.with_name(folder.name.lower()))
+    index = prepare_mayo2016(tmp_path / "in", tmp_path / "out")
+    assert [(v.name, v.split) for v in index.volumes] == [("L067", "train"), ("L310", "validation")]
+    assert_holds(tmp_path / "out", "L067", *pairs["L067", 1, "B30f"])
+    (tmp_path / "split.json").write_text('{"train": ["l310"], "validation": ["L067"], "test": []}')
+    index = prepare_mayo2016(tmp_path / "in", tmp_path / "other", split=tmp_path / "split.json")
+    assert {v.name: v.split for v in index.volumes} == {"L310": "train", "L067": "validation"}
+
+
+def test_pairs_that_do_not_fit_are_refused_with_the_patient_and_bad_ones_told_in_json(tmp_path, capsys):
+    rows, columns = np.mgrid[:96, :96] - 48
+    body = np.where(np.hypot(rows, columns) < 32, 40, -1000) + np.where(np.hypot(rows - 9, columns + 8) < 7, 400, 0)
+    for patient, shift in (("anna", 0), ("bert", 1), ("carl", 12)):
+        for dose in ("full", "low"):
+            images = np.roll(body, shift * (dose == "low"), axis=1) + np.random.default_rng(len(dose)).normal(
+                0, 20, (4, 96, 96)
+            )
+            (tmp_path / "in" / dose).mkdir(parents=True, exist_ok=True)
+            write_volume(Volume(images.astype(np.int16), Geometry()), tmp_path / "in" / dose / f"{patient}.nrrd")
+    command = ["prepare", "paired", str(tmp_path / "in"), str(tmp_path / "out"), "--json"]
+    assert cli.main(command, [add_commands]) == 2
+    message = json.loads(capsys.readouterr().out.splitlines()[-1])["message"]
+    assert "carl" in message and "12 columns" in message and "anna" not in message
+    for dose in ("full", "low"):
+        (tmp_path / "in" / dose / "carl.nrrd").unlink()
+    assert cli.main(["prepare", "paired", str(tmp_path / "in"), str(tmp_path / "two"), "--json"], [add_commands]) == 0
+    (warning,) = json.loads(capsys.readouterr().out.splitlines()[-1])["warnings"]
+    assert "bert" in warning and "1 column" in warning
+
+
+def test_a_thickness_that_is_no_number_stops_nothing(tmp_path):
+    trees = {dose: tmp_path / "in" / "L067" / f"{dose}_1mm" for dose in ("full", "quarter")}
+    for (dose, folder), voxels in zip(trees.items(), some_pair(1), strict=True):
+        mayo_2016_series(folder, "L067", dose, voxels)
+        for file in folder.iterdir():
+            data = file.read_bytes()
+            at = data.index(b"\x18\x00\x50\x00DS")
+            size = data[at + 6]
+            file.write_bytes(data[: at + 8] + b"thin"[:size].ljust(size) + data[at + 8 + size :])
+    assert len(prepare_mayo2016(tmp_path / "in", tmp_path / "out").volumes) == 1
