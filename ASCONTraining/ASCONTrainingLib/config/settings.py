@@ -15,10 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ASCONDenoiseLib.checked_json import FieldError, from_json
+from ASCONDenoiseLib.checked_json import FieldError, from_json, parse_json
 from ASCONDenoiseLib.errors import InputError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+
+OBJECTIVE_NAMES = ("ascon", "edcnn", "cncl", "du_gan", "wgan_vgg")
+"""Files of `method.objectives`, which need torch: here names can be checked without it."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class TrainConfig:
     Attributes:
         preset: name of the preset that the settings began as.
         network: a key of ASCONDenoiseLib.models.networks.ARCHITECTURES.
-        objective: a key of method.objectives.OBJECTIVES.
+        objective: one of OBJECTIVE_NAMES.
         initial: model, name or file, whose weights the denoiser begins with; None: random ones.
         mac: None trains the denoiser alone.
         loss: weights of the losses.
@@ -227,6 +230,7 @@ class TrainConfig:
         _require(enough, "epochs", self.epochs, f"enough for an epoch in each stage of growth, {self.growth}")
         low, high = self.doses or (0.5, 0.5)
         _require(0 < low <= high < 1, "doses", self.doses, "two numbers between 0 and 1, the lower first, or null")
+        _require(self.objective in OBJECTIVE_NAMES, "objective", self.objective, f"one of {', '.join(OBJECTIVE_NAMES)}")
         if self.objective != "ascon":
             _require(self.mac is None, "mac", "set", f"null with the objective {self.objective}")
             for setting in dataclasses.fields(LossConfig):  # of which it uses the weights files alone
@@ -252,6 +256,8 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """The inverse of `to_dict`; what is left out has its default. Raises InputError for unknown or wrong values."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"Settings are names and values; got {values!r}.")
         try:
             return from_json(cls, values)
         except FieldError as error:
@@ -297,7 +303,7 @@ def learning_rate(config: OptimizerConfig, progress: float, start: float | None 
 def _parsed(text: str) -> Any:
     """ "0.5" -> 0.5, "false" -> False, "null" -> None, "bf16" stays a text."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

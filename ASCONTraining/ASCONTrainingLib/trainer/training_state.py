@@ -200,8 +200,6 @@ def _check(config: TrainConfig, device: torch.device) -> None:
         raise InputError(f"The precision fp16 is for CUDA GPUs, and this is {device}: choose bf16 or fp32.")
     if config.network not in ARCHITECTURES:
         raise InputError(f"There is no network {config.network}; there are {', '.join(ARCHITECTURES)}.")
-    if config.objective not in OBJECTIVES:
-        raise InputError(f"There is no objective {config.objective}; there are {', '.join(OBJECTIVES)}.")
 
 
 def _grad_scaler() -> torch.amp.GradScaler:

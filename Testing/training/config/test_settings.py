@@ -55,6 +55,8 @@ def test_changes_by_name():
         ({"lesions": -1}, "lesions is -1.0; it must be 0 or more"),
         ({"kernels": [0.5, -0.5]}, "kernels is .*the lower first"),
         ({"kernels": [-1, 0]}, "kernels is .*above -1"),
+        ({"objective": "gan"}, "objective is 'gan'; it must be one of ascon, edcnn, cncl, du_gan, wgan_vgg"),
+        ({"objective": "gan", "mac": None}, "objective is 'gan'; it must be one of ascon"),
         ({"objective": "edcnn"}, "mac is 'set'; it must be null with the objective edcnn"),
         (
             {"objective": "edcnn", "mac": None, "loss.product_output": True},

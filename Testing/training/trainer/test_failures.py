@@ -138,7 +138,6 @@ def test_other_errors_are_not_taken_for_too_little_memory(a_set, tmp_path, monke
             "cncl has none of that name",
         ),
         (tiny_config(network="unet", patch=40), "unet takes images whose sides are multiples of 16; got patches of 40"),
-        (tiny_config(objective="gan", loss=LossConfig()), "no objective gan; there are ascon"),
         (tiny_config(patch=32, mac=SMALL_MAC), "32x32 pixels; with MAC-Net they need sides of 64 or more"),
         (tiny_config(growth=((0.5, 40, 2),), patch=64, mac=SMALL_MAC), "40x40 pixels; with MAC-Net"),
     ],

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
+from ASCONTrainingLib.config.settings import OBJECTIVE_NAMES
 from ASCONTrainingLib.method.objective import Objective, TrainingContext
-from ASCONTrainingLib.method.objectives import ascon, cncl, du_gan, edcnn, wgan_vgg
 
 OBJECTIVES: dict[str, Callable[[TrainingContext], Objective]] = {
-    "ascon": ascon.make,
-    "edcnn": edcnn.make,
-    "cncl": cncl.make,
-    "du_gan": du_gan.make,
-    "wgan_vgg": wgan_vgg.make,
+    name: import_module(f"{__name__}.{name}").make for name in OBJECTIVE_NAMES
 }
-"""The setting `objective` -> what makes it."""
+"""The setting `objective` -> what makes it: `make` of the file of that name."""
