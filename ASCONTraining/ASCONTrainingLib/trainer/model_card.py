@@ -8,12 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU
+from ASCONDenoiseLib.imaging.metrics import Comparison
 from ASCONDenoiseLib.models.card import ModelCard, Scope
 from ASCONTrainingLib.config.settings import TrainConfig
 from ASCONTrainingLib.data.set_index import Index
 
 
-def model_card(name: str, config: TrainConfig, index: Index, metrics: dict[str, Any]) -> ModelCard:
+def worse_than_input(comparisons: Sequence[Comparison], split: str) -> tuple[str, ...]:
+    """A sentence where a model's PSNR is below that of its own input, nothing where it is not.
+
+    Args:
+        comparisons: of the LDCT and of the model's output, both against the NDCT; empty where nothing was measured.
+        split: of the slices.
+    """
+    if not comparisons:
+        return ()
+    ldct_db, model_db = (comparison.mean_sd("psnr_db")[0] for comparison in comparisons)
+    if model_db >= ldct_db:
+        return ()
+    return (
+        f"On {len(comparisons[0].rows)} {split} slices the model's PSNR of {model_db:.2f} dB is below the "
+        f"{ldct_db:.2f} dB of the LDCT: it makes images worse. Train longer, or with other settings.",
+    )
+
+
+def model_card(
+    name: str, config: TrainConfig, index: Index, metrics: dict[str, Any], warnings: Sequence[str] = ()
+) -> ModelCard:
     """The card of a new model, still without the hash of its weights.
 
     Args:
@@ -21,6 +42,7 @@ def model_card(name: str, config: TrainConfig, index: Index, metrics: dict[str, 
         config: settings of its training.
         index: of the set that it was trained on.
         metrics: what was measured, and what the training took.
+        warnings: sentences that come first among the limits.
     """
     trained_on = index.of("train")
     phantoms = sum(volume.is_phantom for volume in trained_on)
@@ -44,7 +66,7 @@ def model_card(name: str, config: TrainConfig, index: Index, metrics: dict[str, 
         date=time.strftime("%Y-%m-%d"),
         licence="not stated",
         intended_use="Research. Not for diagnosis.",
-        limits=limits,
+        limits=[*warnings, *limits],
         scope=scope(index, config),
         metrics=metrics,
     )

@@ -8,6 +8,7 @@ some kernels, bilinear upsampling's gradient above all, add in an order that var
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -34,11 +35,13 @@ from ASCONTrainingLib.method.objective import NotFiniteError
 from ASCONTrainingLib.trainer import run_folder, validation
 from ASCONTrainingLib.trainer.distributed import Processes
 from ASCONTrainingLib.trainer.interruption import signals_noted
-from ASCONTrainingLib.trainer.model_card import model_card
+from ASCONTrainingLib.trainer.model_card import model_card, worse_than_input
 from ASCONTrainingLib.trainer.progress import Clock, Progress, duration
 from ASCONTrainingLib.trainer.run_folder import BEST, CONFIG, LAST, LOG, RESULTS, RunLog
 from ASCONTrainingLib.trainer.stages import open_stages, planned_steps, stage_at
 from ASCONTrainingLib.trainer.training_state import TrainingState
+
+logger = logging.getLogger(__name__)
 
 LOG_EVERY = 50
 """Steps between two lines of losses in the log."""
@@ -53,12 +56,14 @@ class Trained:
         card: its card.
         split: what was measured on, "test", or "validation" in a set without test patients.
         comparisons: LDCT and denoised slices against the NDCT; empty without either.
+        warnings: what speaks against the use of the model.
     """
 
     model: Path
     card: ModelCard
     split: str
     comparisons: tuple[metrics.Comparison, ...]
+    warnings: tuple[str, ...] = ()
 
     def table(self) -> str:
         """Like the paper's Table 1: PSNR, SSIM, RMSE, mean ± sd over the slices."""
@@ -384,15 +389,18 @@ class _Training:
             self.say(f"measuring on {len(slices)} {split} slices")
             compare = partial(validation.compare, slices, progress=self._stop_if_interrupted)
             comparisons = (compare(name="LDCT"), compare(network, device=device, name=self.name))
+        warnings = worse_than_input(comparisons, split)
+        for warning in warnings:
+            logger.warning("%s", warning)
         means = {comparison.name: _mean_sd(comparison) for comparison in comparisons}
         measured = {f"{split} slices, {name}": values for name, values in means.items()}
-        card = model_card(self.name, self.config, self.index, measured | {"training": self._effort(gain)})
+        card = model_card(self.name, self.config, self.index, measured | {"training": self._effort(gain)}, warnings)
         path = self.folder / f"{self.name}.safetensors"
         card = save_model(network, card, path)
         results = {"split": split, "comparisons": [c.to_dict() for c in comparisons], "gain": gain}
-        run_folder.write_json(self.folder / RESULTS, results)
-        self.log.write({"step": self.state.step, "finished": split, **means})
-        return Trained(path, card, split, comparisons)
+        run_folder.write_json(self.folder / RESULTS, results | {"warnings": list(warnings)})
+        self.log.write({"step": self.state.step, "finished": split, "warnings": list(warnings), **means})
+        return Trained(path, card, split, comparisons, warnings)
 
     def _best_network(self) -> nn.Module:
         """That of best.pt, or of last.pt where nothing was validated."""

@@ -21,6 +21,7 @@ from ASCONDenoiseLib.models.files import load_network
 from ASCONTrainingLib.config.settings import LossConfig, TrainConfig
 from ASCONTrainingLib.data.training_set import EvaluationSet
 from ASCONTrainingLib.trainer import validation
+from ASCONTrainingLib.trainer.model_card import worse_than_input
 from ASCONTrainingLib.trainer.run_folder import load_checkpoint
 from ASCONTrainingLib.trainer.trainer import fit
 from ASCONTrainingLib.trainer.training_state import TrainingState
@@ -51,6 +52,34 @@ def test_run_folder_and_model(a_set, tmp_path):
     assert card.metrics["test slices, mine"]["psnr_db"][0] == pytest.approx(
         trained.comparisons[1].mean_sd("psnr_db")[0]
     )
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_model_worse_than_its_input_is_told_everywhere(tmp_path, monkeypatch, caplog, split):
+    compare = validation.compare
+
+    def told(slices, network=None, **options):
+        found = compare(slices, network, **options)
+        psnr_db = 41.0 if network is None else 22.0
+        return replace(found, rows=tuple(replace(row, psnr_db=psnr_db) for row in found.rows))
+
+    monkeypatch.setattr(validation, "compare", told)
+    splits = ("train", "validation", "test") if split == "test" else ("train", "validation")
+    folder = make_set(tmp_path / "set", splits)
+    trained = fit(tiny_config(), folder, tmp_path / "run", device=CPU)
+    (warning,) = trained.warnings
+    assert f"{split} slices the model's PSNR of 22.00 dB is below the 41.00 dB of the LDCT" in warning
+    assert trained.card.limits[0] == load_network(trained.model)[1].limits[0] == warning
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["warnings"] == [warning]
+    assert rows(tmp_path / "run", "finished")[0]["warnings"] == [warning] and warning in caplog.messages
+
+
+def test_a_model_as_good_as_its_input_is_not_warned_of():
+    row = metrics.SliceMetrics(0, 40.0, 0.9, 0.01, 30.0)
+    ldct = metrics.Comparison("LDCT", metrics.PAPER, False, (row,))
+    assert worse_than_input((ldct, ldct), "test") == worse_than_input((), "test") == ()
+    broken = replace(ldct, rows=(replace(row, psnr_db=float("nan")),))
+    assert worse_than_input((ldct, broken), "test")
 
 
 def test_best_is_the_best_and_not_the_last(a_set, tmp_path, monkeypatch):
