@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_fixtures import edit_file, make_ct_series, some_voxels
+from dicom_fixtures import edit_file, make_ct_series, make_enhanced_ct, some_voxels
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from ASCONDenoiseLib.errors import InputError
@@ -206,6 +206,32 @@ def test_a_series_without_uid_is_one(a_folder):
     with pytest.raises(InputError, match=r"(?s)holds 2 CT series.*\n  \(no UID\)  CT  Abdomen"):
         read_volume(a_folder)
     assert read_volume(a_folder, "1.2.3").source.series_uid == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    "edits", [{"Modality": "XT"}, {"SamplesPerPixel": 3}, {"PhotometricInterpretation": "PALETTE COLOR"}]
+)
+def test_a_slice_whose_header_denies_it_stops_the_reading(a_folder, edits):
+    edit_file(make_ct_series(a_folder)[3], **edits)
+    with pytest.raises(InputError, match=r"0004\.dcm looks like a slice of its series, but its header says otherwise"):
+        read_volume(a_folder)
+
+
+def test_a_ct_image_without_modality_is_one(a_folder):
+    edit_file(make_ct_series(a_folder)[3], Modality=None)
+    assert np.array_equal(read_volume(a_folder).voxels, some_voxels())
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_a_transfer_syntax_that_is_wrong_about_the_vrs_is_seen_through(a_folder, frames):
+    """pydicom alone would find the pixels four bytes beside."""
+    make = make_ct_series(a_folder) if frames == 1 else [make_enhanced_ct(a_folder / "a.dcm")]
+    for file in make:
+        content = file.read_bytes()
+        declared = b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\x00"
+        assert declared in content
+        file.write_bytes(content.replace(declared, b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2\x00\x00\x00"))
+    assert np.array_equal(read_volume(a_folder).voxels, some_voxels())
 
 
 def test_a_malformed_number_of_frames_is_named_as_such(a_folder):

@@ -155,6 +155,19 @@ def test_what_a_derived_series_must_refer_to_is_asked_for_before_the_work(tmp_pa
         check_derivable(volume, volume.source)
 
 
+def test_sequences_without_end_are_refused_before_the_work(tmp_path):
+    def nest(dataset: Dataset, _: int) -> None:
+        for _ in range(60):
+            item = Dataset()
+            dataset.ProcedureCodeSequence = [item]
+            dataset = item
+
+    make_ct_series(tmp_path / "source", edit=nest)
+    volume = read_series(tmp_path / "source")
+    with pytest.raises(InputError, match=r"0001\.dcm has sequences within sequences, 41 deep"):
+        check_derivable(volume, volume.source)
+
+
 def test_values_that_no_ct_image_holds_are_refused_before_the_work(tmp_path):
     make_ct_series(tmp_path / "source", voxels_hu=np.full((2, 4, 4), 33000), signed=False)
     volume = read_series(tmp_path / "source")

@@ -113,6 +113,23 @@ def test_units_of_length(tmp_path, unit, mm):
         assert np.array_equal(volume.voxels, some_voxels())
 
 
+@pytest.mark.parametrize(
+    ("suffix", "line"),
+    [
+        (".nrrd", b"axis mins: " + b"7" * 2000),  # ITK would write beyond its memory
+        (".mha", b"BinaryDataByteOrderMSB = 10 8"),  # ITK would take it for true
+        (".mha", b"CompressedData = yes"),
+    ],
+)
+def test_fields_that_itk_takes_for_something_else_are_refused(tmp_path, suffix, line):
+    path = tmp_path / f"a{suffix}"
+    write_volume(Volume(some_voxels(), AXIAL), path)
+    before = b"encoding" if suffix == ".nrrd" else b"ElementType"
+    path.write_bytes(path.read_bytes().replace(before, line + b"\n" + before, 1))
+    with pytest.raises(InputError, match="cannot be read as"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("units", ['"furlong" "furlong" "furlong"', '"mm" "mm" "um"'])
 def test_units_of_length_that_are_not_known_are_refused(tmp_path, units):
     write_volume(Volume(some_voxels(), AXIAL), tmp_path / "a.nrrd")

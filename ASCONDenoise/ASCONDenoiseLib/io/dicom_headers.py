@@ -182,7 +182,8 @@ def read_header(file: Path) -> Dataset | None:
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER, force=bare)
         _correct_syntax(header)
-        sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        stated = header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")
+        sop_class = next((text for value in stated if (text := as_text(value)) and uid.UID(text).is_valid), None)
         if sop_class == uid.MediaStorageDirectoryStorage:
             return None
         is_complete = "Rows" in header or sop_class not in (None, *CT_CLASSES)
@@ -230,8 +231,11 @@ def as_text(value: Any) -> str:
     """Header value as text, several values joined by a comma."""
     if value is None:
         return ""
-    several = isinstance(value, (list, tuple, np.ndarray, MultiValue))
-    return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in (value if several else [value]))
+    items = value if isinstance(value, (list, tuple, np.ndarray, MultiValue)) else [value]
+    try:
+        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
+    except Exception:  # a sequence where a text should be, whose items cannot be read
+        return ""
 
 
 def damaged(file: Path) -> InputError:

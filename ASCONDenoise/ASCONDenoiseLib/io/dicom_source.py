@@ -99,7 +99,7 @@ class SourceHeader:
         """Give the unchanged elements their bytes back; last of all, since looking at one decodes it again."""
         correct_ambiguous_vr(self.header, True)
         for dataset, raw, value in self.kept:
-            if value is None and raw.tag not in dataset:
+            if value is None and (raw.tag not in dataset or dataset[raw.tag].is_empty):
                 if raw.value and not is_of_pixels(raw.tag):
                     dataset[raw.tag] = raw
             elif raw.tag in dataset and (raw.VR, value) == (dataset[raw.tag].VR, dataset[raw.tag].value):
@@ -157,7 +157,7 @@ def _headers_of(path: Path, series_uid: str, numbers: tuple[int, ...]) -> Iterat
     if "PerFrameFunctionalGroupsSequence" in header:
         yield from _frames(path, header, numbers)
     else:
-        header.SourceImageSequence = [_reference(header)]
+        put(header, "SourceImageSequence", [_reference(header)])
         yield SourceHeader(path, header)
 
 
@@ -175,10 +175,10 @@ def _frames(path: Path, enhanced: Dataset, numbers: tuple[int, ...]) -> Iterator
                 with suppress(Exception):  # a group that cannot be read
                     if keyword in groups and len(groups[keyword].value) == 1:
                         header.update(copy.deepcopy(groups[keyword].value[0]))
-        header.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]  # the enhanced fourth value has other terms
-        header.InstanceNumber = number
+        put(header, "ImageType", ["DERIVED", "SECONDARY", "AXIAL"])  # the enhanced fourth value has other terms
+        put(header, "InstanceNumber", number)
         _translate_units(header, own)
-        header.SourceImageSequence = [_reference(enhanced, number)]
+        put(header, "SourceImageSequence", [_reference(enhanced, number)])
         yield SourceHeader(path, header)
 
 
@@ -221,7 +221,7 @@ def _raw(tag: BaseTag, vr: str, content: bytes) -> RawDataElement:
 
 
 def _vr_of(element: Any) -> str:
-    """VR of an element that cannot be looked at: its own, or the dictionary's for implicit VR."""
+    """VR of an element that cannot be looked at: the dictionary's, since its own may be what is wrong."""
     with suppress(KeyError):
-        return element.VR or str(pydicom.datadict.dictionary_VR(element.tag))
-    return "UN"
+        return str(pydicom.datadict.dictionary_VR(element.tag))
+    return element.VR or "UN"

@@ -8,7 +8,7 @@ by whom" is added (`dicom_derivation`).
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from pydicom.uid import generate_uid
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.atomic import atomic_folder, check_parent
 from ASCONDenoiseLib.io.dicom_derivation import Derivation, describe
+from ASCONDenoiseLib.io.dicom_elements import put
 from ASCONDenoiseLib.io.dicom_headers import padding_as_stored
 from ASCONDenoiseLib.io.dicom_source import SourceHeader, single_frame_headers
 from ASCONDenoiseLib.io.silence import silence_pydicom
@@ -142,13 +143,20 @@ def _write_one(
         describe(source, derivation, series_uid, now)
         source.restore()
         pydicom.dcmwrite(target, source.header, enforce_file_format=True)
-    except OSError:
-        raise
-    except Exception as error:  # pydicom raises nearly anything on garbage
+    except Exception as error:  # pydicom raises nearly anything on garbage, OSError too
+        if all(isinstance(one, OSError) for one in _causes(error)):
+            raise
         raise InputError(
             f"{source.file} has a header that cannot be written again: save the result as .nrrd, or export the series "
             "again."
         ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, the one it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _check_same_geometry(volume: Volume, headers: list[Dataset], source: DicomSeries) -> None:
@@ -172,7 +180,12 @@ def _check_same_geometry(volume: Volume, headers: list[Dataset], source: DicomSe
             ("ImagePositionPatient", position_mm, min(0.25, step_mm / 2)),  # and evens out 0.1 mm either way
         ):
             actual = header.get(keyword)
-            if actual is not None and not _is_near(actual, expected, tolerance):
+            if actual is None:
+                raise InputError(
+                    f"{problem}slice {number + 1} has no {keyword} where a derived image has it. Save the result as "
+                    ".nrrd."
+                )
+            if not _is_near(actual, expected, tolerance):
                 if keyword == "ImagePositionPatient":
                     _check_even(headers, source)
                 raise InputError(
@@ -207,10 +220,12 @@ def _is_near(actual: Any, expected: Any, tolerance: float) -> bool:
 
 def _encoding_of(header: Dataset) -> _Encoding | None:
     """How the source stores HU; None where that is no encoding for a CT image."""
-    if header.get("BitsAllocated") != 16 or "RescaleSlope" not in header or "RescaleIntercept" not in header:
+    if header.get("BitsAllocated") != 16:
         return None
-    signed = header.get("PixelRepresentation") == 1
-    return _Encoding(float(header.RescaleSlope), float(header.RescaleIntercept), signed, int(header.BitsStored))
+    slope, intercept, bits = (header.get(key) for key in ("RescaleSlope", "RescaleIntercept", "BitsStored"))
+    if not (isinstance(slope, float) and isinstance(intercept, float) and isinstance(bits, int)):
+        return None
+    return _Encoding(float(slope), float(intercept), header.get("PixelRepresentation") == 1, bits)
 
 
 def _choose_encoding(voxels_hu: np.ndarray, headers: list[Dataset], source: DicomSeries) -> _Encoding:
@@ -233,13 +248,20 @@ def _set_pixels(header: Dataset, slice_hu: np.ndarray, encoding: _Encoding) -> N
         if padding is not None:  # else there was none, or no voxel has it: all of them fit
             header.add_new(keyword, "SS" if encoding.signed else "US", int(padding[0]))
     if _encoding_of(header) != encoding:  # else the source's own text stays
-        header.RescaleSlope, header.RescaleIntercept = "1", "0"
-    header.setdefault("RescaleType", "HU")
+        put(header, "RescaleSlope", "1")
+        put(header, "RescaleIntercept", "0")
+    if not header.get("RescaleType"):
+        put(header, "RescaleType", "HU")
     if header.get("PhotometricInterpretation") != "MONOCHROME1":
-        header.PhotometricInterpretation = "MONOCHROME2"
-    header.SamplesPerPixel = 1
-    header.BitsAllocated, header.BitsStored, header.HighBit = 16, encoding.bits, encoding.bits - 1
-    header.PixelRepresentation = int(encoding.signed)
+        put(header, "PhotometricInterpretation", "MONOCHROME2")
+    for keyword, number in (
+        ("SamplesPerPixel", 1),
+        ("BitsAllocated", 16),
+        ("BitsStored", encoding.bits),
+        ("HighBit", encoding.bits - 1),
+        ("PixelRepresentation", int(encoding.signed)),
+    ):
+        put(header, keyword, number)
     stored = encoding.stored(slice_hu)
     assert stored is not None  # the encoding was chosen so
     header.add_new("PixelData", "OW", stored.tobytes())

@@ -28,6 +28,10 @@ _READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO
 _WRITABLE_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 
 _UNIT = re.compile(rb"^(?:space units: *|DistanceUnits *= *)(.*?)\r?$", re.MULTILINE | re.IGNORECASE)
+_TRUTH = re.compile(rb"^(?:BinaryData|BinaryDataByteOrderMSB|ElementByteOrderMSB|CompressedData) *=(.*)$", re.MULTILINE)
+_TRUTHS = (b"true", b"false", b"1", b"0")
+"""ITK takes all that begins with 1 or T for true."""
+
 _MM = {
     "": 1.0, "?": 1.0, "none": 1.0, "mm": 1.0, "millimeter": 1.0, "millimetre": 1.0,
     "um": 1e-3, "\u00b5m": 1e-3, "\u03bcm": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3,
@@ -94,6 +98,10 @@ def _unit_mm(path: Path) -> float:
     header = re.split(rb"\r?\n\r?\n|ElementDataFile", start, maxsplit=1)[0]
     if any(
         len(line) > _LONGEST_FIELD and not line.startswith(b"#") and b":=" not in line for line in header.split(b"\n")
+    ):
+        raise unreadable(path)
+    if file_suffix(path) in (".mha", ".mhd") and not all(
+        one.strip().lower() in _TRUTHS for one in _TRUTH.findall(header)
     ):
         raise unreadable(path)
     found = _UNIT.search(header)
