@@ -14,8 +14,6 @@ import pytest
 
 from ASCONDenoiseLib.models.files import verify
 from ASCONDenoiseLib.requirements import TORCH, TRAINING
-from ASCONDenoiseLib.requirements import TORCH, TRAINING
-from ASCONDenoiseLib.requirements import TORCH, TRAINING
 from ASCONTrainingLib.trainer import run_folder
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -84,90 +82,6 @@ def test_packages_are_installed_by_slicers_own_means(way, exits, text):
     assert torch == (
         [{"askConfirmation": False, "torchVersionRequirement": ">=2.2"}] if "torch" in way or way == "works" else []
     )
-
-
-def test_outside_of_slicer_it_says_what_to_install(tmp_path):
-    bare = subprocess.run([sys.executable, "-S", str(SCRIPT), "--install-packages"], capture_output=True, text=True)
-    assert bare.returncode == 1 and f'{sys.executable} -m pip install "{TORCH}" "numpy>=' in bare.stderr
-    complete = run_script("--install-packages", cwd=tmp_path)
-    assert complete.returncode == 0 and "All packages that a training needs are installed." in complete.stdout
-
-
-@pytest.mark.parametrize(
-    ("way", "exits", "text"),
-    [
-        ("works", "[0]", "All packages that a training needs are installed."),
-        ("complete", "[0]", "All packages that a training needs are installed."),
-        ("offline", "[1]", "ascon: The installation failed because the package server was not reached. Go online"),
-        ("without the extension", "[1]", "Install the extension PyTorch with Slicer's Extensions Manager"),
-        ("torch fails", "[1]", "ascon: The installation failed because the disk is full."),
-        ("testing", "[1]", "ascon: These Python packages are missing: safetensors>=0.4.3"),
-        ("busy", "[1]", "ascon: Another module is installing packages."),
-        ("python slicer", "[]", "PythonSlicer knows no extensions: install torch with Slicer --no-main-window"),
-    ],
-)
-def test_packages_are_installed_by_slicers_own_means(way, exits, text):
-    """Without a question, as nobody could answer, and without a window; see child_installing.py."""
-    command = [sys.executable, str(Path(__file__).with_name("child_installing.py")), str(SCRIPT), way]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    lines = ended.stdout.splitlines()
-    assert lines[0] == exits and text in ended.stdout + ended.stderr
-    calls = json.loads(lines[1])
-    assert ended.returncode == (1 if way == "python slicer" else 0)
-    asked = [call for call in calls if call[0] == "pip_ensure"]
-    for _, packages, options in asked:
-        assert packages == list(TRAINING)
-        assert options == {
-            "requester": "ASCON Denoise",
-            "prompt_install": False,
-            "prompt_restart": False,
-            "show_progress": False,
-        }
-    assert len(asked) == (way not in ("complete", "busy"))
-    torch = [call[1] for call in calls if call[0] == "installTorch"]
-    assert torch == ([{"askConfirmation": False, "torchVersionRequirement": ">=2.2"}] if "torch" in way or way == "works" else [])
-
-
-def test_outside_of_slicer_it_says_what_to_install(tmp_path):
-    bare = subprocess.run([sys.executable, "-S", str(SCRIPT), "--install-packages"], capture_output=True, text=True)
-    assert bare.returncode == 1 and f'{sys.executable} -m pip install "{TORCH}" "numpy>=' in bare.stderr
-    complete = run_script("--install-packages", cwd=tmp_path)
-    assert complete.returncode == 0 and "All packages that a training needs are installed." in complete.stdout
-
-
-@pytest.mark.parametrize(
-    ("way", "exits", "text"),
-    [
-        ("works", "[0]", "All packages that a training needs are installed."),
-        ("complete", "[0]", "All packages that a training needs are installed."),
-        ("offline", "[1]", "ascon: The installation failed because the package server was not reached. Go online"),
-        ("without the extension", "[1]", "Install the extension PyTorch with Slicer's Extensions Manager"),
-        ("torch fails", "[1]", "ascon: The installation failed because the disk is full."),
-        ("testing", "[1]", "ascon: These Python packages are missing: safetensors>=0.4.3"),
-        ("busy", "[1]", "ascon: Another module is installing packages."),
-        ("python slicer", "[]", "PythonSlicer knows no extensions: install torch with Slicer --no-main-window"),
-    ],
-)
-def test_packages_are_installed_by_slicers_own_means(way, exits, text):
-    """Without a question, as nobody could answer, and without a window; see child_installing.py."""
-    command = [sys.executable, str(Path(__file__).with_name("child_installing.py")), str(SCRIPT), way]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    lines = ended.stdout.splitlines()
-    assert lines[0] == exits and text in ended.stdout + ended.stderr
-    calls = json.loads(lines[1])
-    assert ended.returncode == (1 if way == "python slicer" else 0)
-    asked = [call for call in calls if call[0] == "pip_ensure"]
-    for _, packages, options in asked:
-        assert packages == list(TRAINING)
-        assert options == {
-            "requester": "ASCON Denoise",
-            "prompt_install": False,
-            "prompt_restart": False,
-            "show_progress": False,
-        }
-    assert len(asked) == (way not in ("complete", "busy"))
-    torch = [call[1] for call in calls if call[0] == "installTorch"]
-    assert torch == ([{"askConfirmation": False, "torchVersionRequirement": ">=2.2"}] if "torch" in way or way == "works" else [])
 
 
 def test_script_in_an_installed_extension(tmp_path):

@@ -37,16 +37,12 @@ def a_module(monkeypatch):
     test = type("ScriptedLoadableModuleTest", (unittest.TestCase,), {})
     names = {
         "qt": {},
-        "qt": {},
-        "qt": {},
         "slicer": {"util": types.SimpleNamespace(launchConsoleProcess=launch), "app": None},
         "slicer.i18n": {"tr": str, "translate": lambda context, text: text},
         "slicer.ScriptedLoadableModule": {
             "ScriptedLoadableModule": Base,
             "ScriptedLoadableModuleLogic": Base,
             "ScriptedLoadableModuleTest": test,
-            "ScriptedLoadableModuleWidget": Base,
-            "ScriptedLoadableModuleWidget": Base,
             "ScriptedLoadableModuleWidget": Base,
         },
     }
