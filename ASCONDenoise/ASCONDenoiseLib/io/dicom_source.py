@@ -47,6 +47,9 @@ _FLATTENED = """
 _TEXTS = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
 """Value representations whose bytes are the same in either byte order."""
 
+_WHOSE = (Tag("AccessionNumber"), Tag("StudyID"))
+"""With all of group 0010, what says whose images these are: kept even where it has the VR of a number."""
+
 _DEEPEST = 40
 """Sequences within sequences; what the standard defines has less than ten."""
 
@@ -86,7 +89,8 @@ class SourceHeader:
             except Exception:  # pydicom raises nearly anything on garbage
                 del dataset[tag]
                 vr = _vr_of(raw)
-                if isinstance(raw, RawDataElement) and vr in _TEXTS:
+                is_text = raw.VR in (None, *_TEXTS) or tag.group == 0x0010 or tag in _WHOSE
+                if isinstance(raw, RawDataElement) and vr in _TEXTS and is_text:
                     self.kept.append((dataset, _raw(tag, vr, raw.value or b""), None))
                 continue
             for item in items:

@@ -28,6 +28,7 @@ _READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO
 _WRITABLE_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 
 _UNIT = re.compile(rb"^(?:space units: *|DistanceUnits *= *)(.*?)\r?$", re.MULTILINE | re.IGNORECASE)
+_GEOMETRY = re.compile(rb"^(ElementSpacing|Offset|Position|TransformMatrix|DimSize) *=(.*)$", re.MULTILINE)
 _TRUTH = re.compile(rb"^(?:BinaryData|BinaryDataByteOrderMSB|ElementByteOrderMSB|CompressedData) *=(.*)$", re.MULTILINE)
 _TRUTHS = (b"true", b"false", b"1", b"0")
 """ITK takes all that begins with 1 or T for true."""
@@ -62,6 +63,8 @@ def read_image(path: Path) -> Volume:
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise unreadable(path) from error
+    if file_suffix(path) in (".mha", ".mhd"):
+        _check_meta_image(path, reader)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) not in (2, 3) or components != 1:
         raise no_volume(path, size, components)
@@ -82,6 +85,24 @@ def read_image(path: Path) -> Volume:
     if not np.isfinite([*spacing_mm, *origin_mm, *geometry.direction]).all():
         raise InputError(f"{path} has a geometry that is not finite (spacing, origin, direction): export it again.")
     return Volume(voxels, geometry)
+
+
+def _check_meta_image(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raise InputError unless ITK has the geometry of the header: it drops what follows a malformed field."""
+    axes = np.reshape(reader.GetDirection(), (reader.GetDimension(), -1)).T.ravel()  # a line of the file is an axis
+    origin = reader.GetOrigin()
+    taken = {"ElementSpacing": reader.GetSpacing(), "Offset": origin, "Position": origin, "DimSize": reader.GetSize()}
+    taken["TransformMatrix"] = axes
+    with path.open("rb") as file:
+        header = file.read(_LONGEST_HEADER).partition(b"ElementDataFile")[0]
+    for name, text in _GEOMETRY.findall(header):
+        try:
+            stated = [float(number) for number in text.split()]
+        except ValueError:
+            raise unreadable(path) from None
+        there = taken[name.decode()]
+        if len(stated) != len(there) or not np.allclose(stated, there, rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise unreadable(path)
 
 
 def _unit_mm(path: Path) -> float:
