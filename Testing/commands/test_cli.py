@@ -174,7 +174,7 @@ def test_another_package_adds_a_command(tmp_path, monkeypatch, capsys):
     assert cli.main(["extra", "3"]) == 0
     assert capsys.readouterr().out == "counted to 3\n"
     code, lines = run_json(capsys, "extra", "2")
-    assert code == 0 and lines[-1] == {"event": "result", "counted": 2} and len(lines) == 3
+    assert code == 0 and lines[-1] == {"event": "result", "warnings": [], "counted": 2} and len(lines) == 3
     assert cli.main(["extra", "many"]) == 2
     assert cli.main(["--help"]) == 0
     assert "do more" in capsys.readouterr().out
