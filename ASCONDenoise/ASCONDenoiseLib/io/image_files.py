@@ -30,6 +30,8 @@ _WRITABLE_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 _UNIT = re.compile(rb"^(?:space units: *|DistanceUnits *= *)(.*?)\r?$", re.MULTILINE | re.IGNORECASE)
 _GEOMETRY = re.compile(rb"^(ElementSpacing|Offset|Position|TransformMatrix|DimSize) *=(.*)$", re.MULTILINE)
 _TRUTH = re.compile(rb"^(?:BinaryData|BinaryDataByteOrderMSB|ElementByteOrderMSB|CompressedData) *=(.*)$", re.MULTILINE)
+_DIMENSIONS = re.compile(rb"^NDims *=(?! *\d *\r?$)", re.MULTILINE)
+"""More than nine of them, or no number: ITK would write beyond its memory."""
 _TRUTHS = (b"true", b"false", b"1", b"0")
 """ITK takes all that begins with 1 or T for true."""
 
@@ -121,10 +123,10 @@ def _unit_mm(path: Path) -> float:
         len(line) > _LONGEST_FIELD and not line.startswith(b"#") and b":=" not in line for line in header.split(b"\n")
     ):
         raise unreadable(path)
-    if file_suffix(path) in (".mha", ".mhd") and not all(
-        one.strip().lower() in _TRUTHS for one in _TRUTH.findall(header)
-    ):
-        raise unreadable(path)
+    if file_suffix(path) in (".mha", ".mhd"):
+        truths = {text.strip().lower() for text in _TRUTH.findall(header)}
+        if _DIMENSIONS.search(header) or not truths <= set(_TRUTHS):
+            raise unreadable(path)
     found = _UNIT.search(header)
     if not found:
         return 1.0
