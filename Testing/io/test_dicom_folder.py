@@ -45,6 +45,12 @@ def dangling(file: Path) -> None:
 LOST = {
     "cut before the magic word": (cut_to(100), ("{:04d}.dcm", "IM{:04d}", "1.2.840.{}", "slice.{:03d}", "{:04d}.img")),
     "cut after it": (cut_to(200), ("{:04d}.dcm", "IM{:04d}", "1.2.840.{}", "{:04d}.img")),
+    "cut in the SOP class": (
+        lambda file: file.write_bytes(
+            file.read_bytes().partition(b"1.2.840.10008.5.1.4.1.1.2\x00\x08\x00\x18\x00")[0] + b"1.2.840.10008.5"
+        ),
+        ("{:04d}.dcm", "IM{:04d}"),
+    ),
     "empty": (cut_to(0), ("{:04d}.dcm", "IM{:04d}", "1.2.840.{}", "{:04d}.img")),
     "zeros": (zeros, ("{:04d}.dcm", "IM{:04d}", "1.2.840.{}", "{:04d}.img")),
     "dangling link": (dangling, ("{:04d}.dcm", "IM{:04d}", "1.2.840.{}", "{:04d}.img")),

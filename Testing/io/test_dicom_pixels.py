@@ -164,6 +164,12 @@ def test_a_file_that_is_deflated_as_a_whole(a_folder):
     assert np.array_equal(read_volume(a_folder).voxels, some_voxels())
 
 
+def test_a_rescale_beyond_all_numbers_is_refused(a_folder):
+    edit_file(make_ct_series(a_folder)[1], RescaleIntercept="1e300")
+    with pytest.raises(InputError, match=r"0002\.dcm has a rescale that makes no HU of its values"):
+        read_volume(a_folder)
+
+
 def test_a_rescale_slope_of_zero_is_refused(a_folder):
     edit_file(make_ct_series(a_folder)[1], RescaleSlope="0")
     with pytest.raises(InputError, match=r"0002\.dcm has a RescaleSlope of 0, which makes all HU alike"):

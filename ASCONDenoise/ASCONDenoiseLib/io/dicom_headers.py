@@ -182,8 +182,7 @@ def read_header(file: Path) -> Dataset | None:
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER, force=bare)
         _correct_syntax(header)
-        stated = header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")
-        sop_class = next((text for value in stated if (text := as_text(value)) and uid.UID(text).is_valid), None)
+        sop_class = _sop_class(header)
         if sop_class == uid.MediaStorageDirectoryStorage:
             return None
         is_complete = "Rows" in header or sop_class not in (None, *CT_CLASSES)
@@ -196,6 +195,14 @@ def read_header(file: Path) -> Dataset | None:
     if not is_complete and not bare:
         raise damaged(file)
     return header if is_complete else None
+
+
+def _sop_class(header: Dataset) -> str | None:
+    """What kind of DICOM a file is; None where that is damaged: unknown where it stands once, or twice but not alike."""
+    stated = [as_text(header.get("SOPClassUID")), as_text(header.file_meta.get("MediaStorageSOPClassUID"))]
+    if stated[0] == stated[1]:
+        return stated[0] or None
+    return next((text for text in stated if text and uid.UID(text).name != text), None)
 
 
 def _correct_syntax(header: Dataset) -> None:

@@ -113,7 +113,10 @@ def read_voxels(images: list[DicomImage], slots: list[int], name: str) -> np.nda
             if frame not in wanted:
                 continue
             image, slot = wanted.pop(frame)
-            hu = whole_or_float32(image.to_hu(bits.values(words, image, lossy=lossy)))
+            with np.errstate(over="ignore"):
+                hu = whole_or_float32(image.to_hu(bits.values(words, image, lossy=lossy)))
+            if not np.isfinite(hu).all():
+                raise InputError(f"{file} has a rescale that makes no HU of its values: export the series again.")
             if slot in filled:
                 if not np.array_equal(voxels[slot], hu):
                     raise _two_at_one_place(filled[slot], image, len(images) if max(slots) == 0 else 0, name)
