@@ -198,7 +198,7 @@ def read_header(file: Path) -> Dataset | None:
 
 
 def _sop_class(header: Dataset) -> str | None:
-    """What kind of DICOM a file is; None where it says so once and is unknown, or twice and not alike: it is damaged."""
+    """What kind of DICOM a file is; None where it is damaged: unknown where stated once, or twice and not alike."""
     stated = [as_text(header.get("SOPClassUID")), as_text(header.file_meta.get("MediaStorageSOPClassUID"))]
     if stated[0] == stated[1]:
         return stated[0] or None
