@@ -140,7 +140,7 @@ def _letEnd(process: qt.QProcess) -> None:
     _ending[id(process)] = process, timer
 
     def onEnd() -> None:
-        if process.state() == qt.QProcess.NotRunning and _ending.pop(id(process), None) is not None:
+        if process and process.state() == qt.QProcess.NotRunning and _ending.pop(id(process), None) is not None:
             timer.stop()
             process.deleteLater()
 
