@@ -14,9 +14,7 @@ from ASCONDenoiseLib.requirements import COMMAND, TORCH, WITH_SLICER, name
 
 def add(subparsers: Subparsers) -> None:
     """Add the command."""
-    add_command(
-        subparsers, "info", _run, summary="versions, devices, threads, models", example="ascon info --json"
-    )
+    add_command(subparsers, "info", _run, summary="versions, devices, threads, models", example="ascon info --json")
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
