@@ -85,6 +85,8 @@ class SourceHeader:
             raw = dataset.get_item(tag)
             try:
                 element = dataset[tag]
+                if element.VR == "SQ" and _vr_of(raw) in _TEXTS:
+                    raise ValueError("a text that is said to be a sequence")
                 items = list(element.value or ()) if element.VR == "SQ" else ()
             except Exception:  # pydicom raises nearly anything on garbage
                 del dataset[tag]
