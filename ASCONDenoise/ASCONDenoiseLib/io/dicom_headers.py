@@ -227,11 +227,22 @@ def n_frames(file: Path, header: Dataset) -> int:
     """NumberOfFrames, 1 where there is none; InputError where it is malformed."""
     image = DicomImage(file, header, 0)
     frames = image.whole("NumberOfFrames", 1) if "NumberOfFrames" in header else 1
-    if frames > file.stat().st_size:  # a pixel needs a byte
+    if frames > 1 and frames * _least_bytes(image) > file.stat().st_size:
         raise damaged(file)
     if frames < 0:
         raise InputError(f"{file} has a NumberOfFrames of {frames}: export the series again.")
     return frames or 1
+
+
+def _least_bytes(image: DicomImage) -> int:
+    """What a frame takes up in the file at least; of one that is cut, the decoder says more."""
+    syntax = transfer_syntax(image.header)
+    if syntax.is_encapsulated:
+        return 48  # the item's tag and length, and the head of any compressed stream
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        return 1
+    columns = image.get("Columns")
+    return max(1, columns) if isinstance(columns, int) else 1
 
 
 def as_text(value: Any) -> str:
