@@ -55,6 +55,12 @@ def parse_json(text: str) -> Any:
         raise ValueError("lists or objects lie too deep in each other") from None
 
 
+def shown(value: object) -> str:
+    """A value as an error quotes it: in full where it is short."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:90]}... ({len(text)} characters)"
+
+
 def from_json(cls: type[T], values: Mapping[str, Any], place: str = "") -> T:
     """The dataclass `cls` with `values`, as JSON has them, in its fields.
 

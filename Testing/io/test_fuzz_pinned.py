@@ -9,8 +9,11 @@ from pathlib import Path
 
 import fuzz
 import pytest
-from fuzz_dicom import Series, levels, said_to_be
+from fuzz_dicom import Series, base_series, levels, said_to_be
 from fuzz_images import ImageFile
+
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.io.reading import read_volume
 
 
 def first(keyword: str, value: bytes, vr: str | None = None) -> Callable[[Series], None]:
@@ -102,6 +105,18 @@ def test_dicom(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["an Arabic digit", "text as a number", "600 nested sequences", "no BitsStored"])
 def test_big_endian_dicom(tmp_path: Path, name: str) -> None:
     check("ExplicitVRBigEndian", DICOM[name], tmp_path)
+
+
+def test_a_sign_that_header_and_stream_do_not_share(tmp_path: Path) -> None:
+    check("JPEG2000Lossless", first("PixelRepresentation", b"\0\0"), tmp_path)
+
+
+@pytest.mark.parametrize("value", [b"\xd9\xa3", b"-1_024"])
+def test_what_python_takes_for_a_number(tmp_path: Path, value: bytes) -> None:
+    series = base_series("signed")
+    every("RescaleIntercept", value)(series)
+    with pytest.raises(InputError, match="no valid RescaleIntercept"):
+        read_volume(series.write(tmp_path / "in"))
 
 
 @pytest.mark.parametrize(

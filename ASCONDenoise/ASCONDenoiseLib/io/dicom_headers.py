@@ -58,6 +58,9 @@ _HEADER = [  # all that is ever read: nothing that names the patient
 # fmt: on
 
 
+_IS_DECIMAL = re.compile(r"[-+0-9.eE \0]*")
+"""PS3.5, 6.2, DS and IS. Python takes digits of all scripts and 1_000 for numbers too."""
+
 _STARTS_WITH_AN_ELEMENT = re.compile(rb"[\x02\x08]\x00[\x00-\x20]\x00([A-Z]{2}|.\x00\x00\x00)", re.DOTALL)
 """The first element of a file without preamble, of group 2 or 8, little endian: VR or a short length after the tag."""
 
@@ -102,11 +105,14 @@ class DicomImage:
 
     def numbers(self, keyword: str, count: int) -> np.ndarray:
         """Values of an attribute as `count` floats; InputError where they are absent or malformed."""
+        raw = self.get(keyword)
+        items = raw if isinstance(raw, MultiValue) else [raw]
+        texts = [item if isinstance(item, str) else getattr(item, "original_string", "") for item in items]
         try:
-            values = np.atleast_1d(np.asarray(self.get(keyword), dtype=float))
+            values = np.atleast_1d(np.asarray(raw, dtype=float))
         except (TypeError, ValueError, OverflowError):
             values = np.array([])
-        if values.shape != (count,) or not np.isfinite(values).all():
+        if not all(map(_IS_DECIMAL.fullmatch, texts)) or values.shape != (count,) or not np.isfinite(values).all():
             raise InputError(
                 f"{self.file} has no valid {keyword}, which places or scales a CT image: export the series again "
                 "from the scanner or archive."

@@ -18,6 +18,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import iter_pixels, pixel_array
+from pydicom.pixels.utils import get_j2k_parameters
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.dicom_headers import (
@@ -33,6 +34,7 @@ from ASCONDenoiseLib.io.silence import silence_stderr
 from ASCONDenoiseLib.io.volume import whole_or_float32
 
 _PYDICOM_DECODES = (uid.RLELossless, uid.JPEG2000Lossless, uid.JPEG2000)  # the rest of the compressed: GDCM
+_JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
 _LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEG2000, uid.JPEGLSNearLossless)
 
 
@@ -162,6 +164,8 @@ def _decoded_frames(file: Path, header: Dataset) -> Iterator[np.ndarray]:
             # where nothing is compressed, the whole word: pydicom takes the value for its lowest bits
             options = {} if syntax.is_encapsulated else {"bits_stored": header.BitsAllocated}
             source = file if _is_indexed(header) else _read_whole(file, syntax)
+            if syntax in _JPEG_2000 and header.get("PixelRepresentation") != 1:
+                _check_unsigned(file, header)
             if n_frames(file, header) > 1:
                 frames = iter_pixels(source, raw=True, **options)
             else:  # iter_pixels of pydicom 3.0 fails on JPEG 2000 whose stream and header differ in sign
@@ -177,6 +181,16 @@ def _decoded_frames(file: Path, header: Dataset) -> Iterator[np.ndarray]:
             f"The pixels of {file} ({syntax.name}) cannot be decoded: the file is truncated or damaged, or its "
             "compression is unknown here. Copy it again, or export it uncompressed."
         ) from error
+
+
+def _check_unsigned(file: Path, header: Dataset) -> None:
+    """Raise InputError where a JPEG 2000 stream has a sign that the header denies: pydicom gives 2^15 too much then."""
+    frames = generate_frames(pydicom.dcmread(file).PixelData, number_of_frames=n_frames(file, header))
+    if get_j2k_parameters(next(frames)).get("is_signed"):
+        raise InputError(
+            f"{file} says that its pixels have no sign (PixelRepresentation 0), its JPEG 2000 stream that they have "
+            "one: export the series again, uncompressed."
+        )
 
 
 def _is_indexed(header: Dataset) -> bool:

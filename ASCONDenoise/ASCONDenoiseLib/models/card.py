@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ASCONDenoiseLib.checked_json import FieldError, from_json, parse_json
+from ASCONDenoiseLib.checked_json import FieldError, from_json, parse_json, shown
 from ASCONDenoiseLib.errors import InputError
 
 TEXT = {"wanted": "text"}
@@ -157,4 +157,4 @@ def _described(error: FieldError) -> str:
         return f"lacks {names}. Add what is missing, or get the model again."
     if error.problem == "unknown":
         return f"has fields that this version does not know: {names}. Remove them, or update ASCON."
-    return f'has a wrong value for "{error.name}": {error.value!r}. It should be {error.wanted}.'
+    return f'has a wrong value for "{error.name}": {shown(error.value)}. It should be {error.wanted}.'

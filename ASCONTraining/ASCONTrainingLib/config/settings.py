@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ASCONDenoiseLib.checked_json import FieldError, from_json, parse_json
+from ASCONDenoiseLib.checked_json import FieldError, from_json, parse_json, shown
 from ASCONDenoiseLib.errors import InputError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -257,14 +257,14 @@ class TrainConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """The inverse of `to_dict`; what is left out has its default. Raises InputError for unknown or wrong values."""
         if not isinstance(values, Mapping):
-            raise InputError(f"Settings are names and values; got {values!r}.")
+            raise InputError(f"Settings are names and values; got {shown(values)}.")
         try:
             return from_json(cls, values)
         except FieldError as error:
             if error.problem == "unknown":
                 raise InputError(f"There is no setting {error.name}. There are {error.wanted}.") from None
             wanted = error.wanted.replace("an object", "settings")
-            raise InputError(f"The setting {error.name} is {error.value!r}; it must be {wanted}.") from None
+            raise InputError(f"The setting {error.name} is {shown(error.value)}; it must be {wanted}.") from None
 
     def changed(self, settings: Mapping[str, Any]) -> TrainConfig:
         """A copy with other values, named like "batch" or "mac.use_local"; texts are read as JSON where they can be.
@@ -314,7 +314,7 @@ def _rises(numbers: list[float]) -> bool:
 
 def _require(fine: bool, name: str, value: object, allowed: str) -> None:
     if not fine:
-        raise InputError(f"The setting {name} is {value!r}; it must be {allowed}.")
+        raise InputError(f"The setting {name} is {shown(value)}; it must be {allowed}.")
 
 
 def _at_least(place: str, config: Any, least: float, *names: str) -> None:
