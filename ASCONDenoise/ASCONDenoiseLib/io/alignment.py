@@ -23,9 +23,12 @@ def in_order_of(volume: Volume, reference: Volume) -> np.ndarray:
         InputError: the axes are turned against each other, or the voxels lie at other places. The text follows "A and
             B ".
     """
-    if sorted(volume.voxels.shape) != sorted(reference.voxels.shape):
-        raise _other_size(reference.voxels, volume.voxels)
-    axes, signs = _axes(volume.geometry, reference.geometry)
+    try:
+        axes, signs = _axes(volume.geometry, reference.geometry)
+    except InputError:
+        if sorted(volume.voxels.shape) != sorted(reference.voxels.shape):  # the plainer of two reasons
+            raise _other_size(reference.voxels, volume.voxels) from None
+        raise
     voxels = volume.voxels.transpose([2 - axis for axis in axes[::-1]])
     voxels = voxels[tuple(slice(None, None, sign) for sign in signs[::-1])]
     if voxels.shape != reference.voxels.shape:
