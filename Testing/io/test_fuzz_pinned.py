@@ -85,6 +85,7 @@ DICOM = {
     "PixelAspectRatio of junk": every("PixelAspectRatio", b"#`\x98\x98", "DS"),
     "kernel as a float": first("ConvolutionKernel", b"_,", "FD"),
     "name as a sequence": every("PatientName", b"\xe1\x8ca\xee+\xc0\xf4\x87", "SQ"),
+    "description as a sequence": every("SeriesDescription", b"A" * 40, "SQ"),
     "birth date as a sequence": every("PatientBirthDate", b"\xff\xfe", "SQ"),
     "28668 frames": first("NumberOfFrames", b"\xfco", "US"),
     "frames beyond counting": every("NumberOfFrames", b"99999999999999999999"),

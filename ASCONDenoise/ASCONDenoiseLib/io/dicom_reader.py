@@ -37,9 +37,8 @@ def read_series(path: str | Path, series_uid: str | None = None) -> Volume:
     with silence_pydicom():
         found, notes = images_at(path)
         images = _choose(path, found, series_uid)
-        name = (
-            f"Series {images[0].series_uid or 'without UID'} ({images[0].get('SeriesDescription') or 'no description'})"
-        )
+        description = as_text(images[0].get("SeriesDescription")) or "no description"
+        name = f"Series {images[0].series_uid or 'without UID'} ({description})"
         odd = _odd_ones(images, found)
         images, left_out = _without_pages(images)
         images, scouts = _without_scouts(images, name)
