@@ -144,6 +144,8 @@ def _nifti(path: Path) -> Seen:
     header = loaded.header
     if loaded.dataobj.offset < 352 and not header["magic"].tobytes().startswith(b"ni1"):
         raise Unsure("vox_offset below 352, which nibabel follows into the header")
+    if not {int(header["qform_code"]), int(header["sform_code"])} <= set(range(6)):
+        raise Unsure("codes of places that nibabel takes for none")
     voxels = np.asarray(loaded.dataobj, np.float64)
     voxels = voxels.reshape(voxels.shape[:3] if voxels.ndim > 3 else (*voxels.shape, *(1,) * (3 - voxels.ndim)))
     spacing = np.diag([*np.abs(np.append(header["pixdim"][1 : 1 + min(3, loaded.ndim)], [1, 1])[:3]), 1.0])
