@@ -144,7 +144,9 @@ def _nifti(path: Path) -> Seen:
     header = loaded.header
     if loaded.dataobj.offset < 352 and not header["magic"].tobytes().startswith(b"ni1"):
         raise Unsure("vox_offset below 352, which nibabel follows into the header")
-    if not {int(header["qform_code"]), int(header["sform_code"])} <= set(range(6)):
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        codes = np.frombuffer(file.read(256)[252:], header["qform_code"].dtype)  # nibabel's header has them mended
+    if not set(codes.tolist()) <= set(range(6)):
         raise Unsure("codes of places that nibabel takes for none")
     voxels = np.asarray(loaded.dataobj, np.float64)
     voxels = voxels.reshape(voxels.shape[:3] if voxels.ndim > 3 else (*voxels.shape, *(1,) * (3 - voxels.ndim)))
