@@ -247,7 +247,7 @@ def _own_files(folder: Path, command: str) -> set[str]:
     try:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         return set(results["files"]) if results["command"] == command else set()
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return set()
 
 
