@@ -28,5 +28,6 @@ ARCHITECTURES = {
     "cncl": _network("cncl", "CNCLUNet"),
     "du_gan": _network("du_gan", "DUGANGenerator"),
     "wgan_vgg": _network("wgan_vgg", "WGANVGGGenerator"),
+    "patch_dml": _network("patch_dml", "PatchDML"),
 }
 """Architecture as the card names it -> its constructor, which imports torch; the card's settings are its arguments."""
