@@ -20,7 +20,7 @@ from ASCONDenoiseLib.errors import InputError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
-OBJECTIVE_NAMES = ("ascon", "edcnn", "cncl", "du_gan", "wgan_vgg")
+OBJECTIVE_NAMES = ("ascon", "edcnn", "cncl", "du_gan", "wgan_vgg", "patch_dml")
 """Files of `method.objectives`, which need torch: here names can be checked without it."""
 
 

@@ -14,8 +14,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU
 from ASCONDenoiseLib.models.networks.wavelet import low_band
 
-UNIT_HU = 2000.0
-"""HU of a unit inside the generator."""
 SLOPE, RESIDUAL, INITIAL_SD = 0.2, 0.1, 0.01
 
 
@@ -59,6 +57,9 @@ class PatchDML(nn.Module):
     band is that of the whole slice: a tile or patch by itself has another one.
     """
 
+    UNITS = (TRAINING_WINDOW_HU[1] - TRAINING_WINDOW_HU[0]) / 2000
+    """The generator's units, 2000 HU each, in a unit of the unit range."""
+
     def __init__(self, channels: int = 32, growth: int = 8, blocks: int = 3):
         super().__init__()
         self.first = _conv(1, channels, 3)
@@ -77,16 +78,14 @@ class PatchDML(nn.Module):
         For training (B, 2, H, W): patches, and beside each the same patch of the low band of its whole slice.
         """
         image, low = (x[:, :1], x[:, 1:]) if x.shape[1] == 2 else (x, low_band(x))
-        window = TRAINING_WINDOW_HU[1] - TRAINING_WINDOW_HU[0]
-        details = self.generated((image - low) * (window / UNIT_HU))
-        return low + details.to(low.dtype) * (UNIT_HU / window)
+        return low + self.generated((image - low) * self.UNITS).to(low.dtype) / self.UNITS
 
 
-def _conv(channels_in: int, channels_out: int, side: int) -> nn.Module:
+def _conv(channels_in: int, channels_out: int, side: int) -> nn.Conv2d:
     """A convolution of spectral norm 1 that repeats the image's borders; weights begin as N(0, 0.01^2), biases at 0."""
     layer = nn.Conv2d(channels_in, channels_out, side, padding=side // 2, padding_mode="replicate")
     nn.init.normal_(layer.weight, 0.0, INITIAL_SD)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-    normalized: nn.Module = spectral_norm(layer)
-    return normalized
+    spectral_norm(layer)
+    return layer
