@@ -29,5 +29,6 @@ ARCHITECTURES = {
     "du_gan": _network("du_gan", "DUGANGenerator"),
     "wgan_vgg": _network("wgan_vgg", "WGANVGGGenerator"),
     "patch_dml": _network("patch_dml", "PatchDML"),
+    "tsc_net": _network("tsc_net", "TSCNet"),
 }
 """Architecture as the card names it -> its constructor, which imports torch; the card's settings are its arguments."""
