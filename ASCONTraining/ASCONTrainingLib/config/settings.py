@@ -20,7 +20,7 @@ from ASCONDenoiseLib.errors import InputError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
-OBJECTIVE_NAMES = ("ascon", "edcnn", "cncl", "du_gan", "wgan_vgg", "patch_dml")
+OBJECTIVE_NAMES = ("ascon", "edcnn", "cncl", "du_gan", "wgan_vgg", "patch_dml", "tsc_net", "tsc_net_latent")
 """Files of `method.objectives`, which need torch: here names can be checked without it."""
 
 
