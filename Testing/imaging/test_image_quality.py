@@ -1,8 +1,8 @@
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
+from anatomy_fixtures import anatomy
 from noise_fixtures import noise
 from scipy import ndimage
 
@@ -11,145 +11,10 @@ from ASCONDenoiseLib.imaging import image_quality as iq
 SPACING_MM = (0.8, 0.8, 3.0)
 
 
-def anatomy(slices=3, side=192):
-    """Noise-free HU: a body of 40 HU in air with fat, lung, contrast and bone discs; and the discs' label image."""
-    rows, columns = np.mgrid[:side, :side]
-
-    def disc(row, column, radius):
-        return np.hypot(rows - row * side, columns - column * side) < radius * side
-
-    image = np.full((side, side), -1000.0)
-    image[disc(0.5, 0.5, 0.47)] = 40
-    image[disc(0.3, 0.3, 0.09)] = -100
-    image[disc(0.3, 0.7, 0.09)] = -800
-    image[disc(0.75, 0.7, 0.08)] = 200
-    image[disc(0.75, 0.3, 0.08)] = 700
-    return np.repeat(image[None], slices, axis=0)
-
-
 @pytest.fixture(scope="module")
 def a_scan():
     clean = anatomy()
     return clean, clean + noise(clean.shape, 20)
-
-
-@pytest.mark.parametrize("window_px", [8, 11])
-def test_windows_lie_in_soft_tissue_and_in_the_image(a_scan, window_px):
-    clean, noisy = a_scan
-    centres = iq.flat_soft_tissue_windows(noisy, SPACING_MM, window_px=window_px)
-    assert len(centres) > 100 and set(centres[:, 0]) == {0, 1, 2}
-    for s, row, column in centres:
-        first, last = np.array([row, column]) - window_px // 2, np.array([row, column]) - window_px // 2 + window_px
-        assert (first >= 0).all() and (last <= clean.shape[1]).all()
-        assert (clean[s, first[0] : last[0], first[1] : last[1]] == 40).all()
-
-
-def test_windows_are_not_chosen_by_their_variance(a_scan):
-    """Choosing low-variance windows would give less than the true 20 HU: the chosen and the rejected must agree."""
-    _, noisy = a_scan
-    kept, everything = (iq.flat_soft_tissue_windows(noisy, SPACING_MM, keep=keep) for keep in (0.5, 1.0))
-    kept_set = Counter(map(tuple, kept))
-    rejected = np.array([centre for centre in everything if tuple(centre) not in kept_set])
-    kept_variance, rejected_variance = (iq.window_variance(noisy, c).mean() for c in (kept, rejected))
-    assert len(kept) == pytest.approx(len(everything) / 2, rel=0.1)
-    assert kept_variance == pytest.approx(rejected_variance, rel=0.04)
-    assert kept_variance == pytest.approx(400, rel=0.03)
-
-
-def test_steep_places_are_rejected():
-    """A vessel-like texture in the left half must push the windows to the right half."""
-    volume = np.full((1, 128, 128), 45.0)
-    volume[0, :, :64] += 25 * np.sin(np.arange(128) / 3)[:, None]
-    centres = iq.flat_soft_tissue_windows(volume + noise(volume.shape, 10), SPACING_MM)
-    assert len(centres) > 30 and (centres[:, 2] >= 60).all()
-
-
-def test_window_variance_is_that_of_a_least_squares_plane():
-    volume = noise((2, 30, 40), 15, seed=3) + 7 * np.arange(40) + 3 * np.arange(30)[:, None]
-    centres = np.array([[1, 5, 5], [0, 24, 34], [1, 10, 20]])
-    rows, columns = np.mgrid[:11, :11]
-    design = np.stack([np.ones(121), rows.ravel(), columns.ravel()], axis=1)
-    for (s, row, column), variance in zip(centres, iq.window_variance(volume, centres), strict=True):
-        window = volume[s, row - 5 : row + 6, column - 5 : column + 6].ravel()
-        residual = window - design @ np.linalg.lstsq(design, window, rcond=None)[0]
-        assert variance == pytest.approx((residual**2).sum() / 118, rel=1e-9)
-
-
-@pytest.mark.parametrize("kernel", [None, 0.18, 0.25])
-def test_the_same_windows_give_the_ratio_of_two_noises(kernel):
-    """What a dose calibration asks: windows found in one image, noise of the same texture in another."""
-    clean = anatomy(slices=16, side=256)
-    normal = clean + noise(clean.shape, 12, seed=1, kernel=kernel)
-    inserted = noise(clean.shape, 30, seed=2, kernel=kernel)
-    centres = iq.flat_soft_tissue_windows(normal, SPACING_MM)
-    ratio = np.median(iq.window_variance(inserted, centres)) / np.median(iq.window_variance(normal, centres))
-    assert ratio == pytest.approx((30 / 12) ** 2, rel=0.025)
-
-
-@pytest.mark.parametrize("sd_hu", [5, 20, 50])
-@pytest.mark.parametrize(("kernel", "tolerance"), [(None, 0.03), (0.25, 0.03), (0.18, 0.07)])
-def test_noise_of_known_deviation(sd_hu, kernel, tolerance):
-    clean = anatomy()
-    found = iq.noise_hu((clean + noise(clean.shape, sd_hu, seed=5, kernel=kernel)).astype(np.int16), SPACING_MM)
-    assert found.sd_hu == pytest.approx(sd_hu, rel=tolerance)
-
-
-def test_noise_is_none_without_soft_tissue_and_water_has_its_own_range():
-    water = noise((2, 96, 96), 10)
-    assert iq.noise_hu(water - 1000, SPACING_MM) is None
-    assert iq.noise_hu(water - 40, SPACING_MM) is None
-    assert iq.noise_hu(water, SPACING_MM, tissue_hu=(-20, 20)).sd_hu == pytest.approx(10, rel=0.04)
-    assert iq.noise_hu(np.full((1, 8, 8), 40), SPACING_MM) is None  # smaller than one window
-    with pytest.raises(ValueError, match="slices, rows, columns"):
-        iq.noise_hu(water[0], SPACING_MM)
-
-
-def test_nps_of_white_noise_is_flat_and_keeps_the_variance():
-    rois = noise((300, 32, 32), 10)
-    found = iq.nps(rois, (0.5, 0.5))
-    assert found.power[2:] == pytest.approx(100 * 0.25, rel=0.06)  # variance * pixel area
-    step = 1 / (32 * 0.5)
-    assert found.power_2d.sum() * step**2 == pytest.approx(found.variance_hu2, rel=1e-12)  # Parseval
-    assert found.variance_hu2 == pytest.approx(100 * (1 - 6 / 1024), rel=0.01)  # 6 terms of the trend
-    assert found.frequency[-1] == pytest.approx(1.0) and found.rois == 300
-    assert found.mean_frequency == pytest.approx(found.frequency.mean(), rel=0.04)  # less the trend
-
-
-def test_nps_of_oblong_pixels():
-    found = iq.nps(noise((200, 32, 32), 10), (0.5, 0.8))
-    assert found.power[2:] == pytest.approx(100 * 0.4, rel=0.08)
-    assert found.power_2d.sum() / (32 * 0.5 * 32 * 0.8) == pytest.approx(found.variance_hu2, rel=1e-12)
-    assert found.frequency[-1] <= 0.5 / 0.8  # Nyquist of the coarser axis
-    wave = np.sin(2 * np.pi * 4 * np.arange(32) / 32)
-    assert iq.nps(np.tile(wave, (1, 32, 1)), (0.5, 0.8)).peak_frequency == pytest.approx(4 / 16)
-    assert iq.nps(np.tile(wave[:, None], (1, 1, 32)), (0.5, 0.8)).peak_frequency == pytest.approx(4 / 25.6, abs=1 / 32)
-
-
-def test_nps_of_a_kernel_is_the_analytic_spectrum():
-    pixel_mm, sd_hu = 0.7, 20
-    f0 = 0.2 / pixel_mm  # cycles/mm
-    found = iq.nps(noise((60, 128, 128), sd_hu, seed=2, kernel=0.2)[:, 32:96, 32:96], (pixel_mm, pixel_mm))
-    scale = sd_hu**2 * 2 / (np.pi**1.5 * f0**3)  # the integral of scale f exp(-(f/f0)^2) over the plane is the variance
-    analytic = scale * found.frequency * np.exp(-((found.frequency / f0) ** 2))
-    middle = slice(3, 20)
-    assert found.power[middle] == pytest.approx(analytic[middle], rel=0.1)
-    assert found.mean_frequency == pytest.approx(f0 * np.sqrt(np.pi) / 2, rel=0.03)
-    assert found.peak_frequency == pytest.approx(f0 / np.sqrt(2), rel=0.15)
-
-
-def test_nps_peak_and_trend():
-    rows, columns = np.mgrid[:64, :64]
-    wave = 10 * np.sin(2 * np.pi * 8 * columns / 64)
-    trend = 0.02 * rows**2 - 0.5 * columns + 0.01 * rows * columns
-    found = iq.nps((wave + trend)[None], (0.5, 0.5))
-    assert found.peak_frequency == pytest.approx(8 / 32)  # 8 cycles in 32 mm
-    assert found.variance_hu2 == pytest.approx(50, rel=0.02)
-
-
-@pytest.mark.parametrize("shape", [(4, 16), (3, 16, 12), (0, 16, 16), (2, 6, 6)])
-def test_nps_refuses_other_shapes(shape):
-    with pytest.raises(ValueError, match=r"\(N, n, n\)"):
-        iq.nps(np.zeros(shape), (1, 1))
 
 
 def test_tissue_labels_lie_within_their_tissue(a_scan):
@@ -231,7 +96,10 @@ def test_quality_of_a_known_denoiser(a_scan):
     assert found.noise_after.sd_hu == pytest.approx(10, rel=0.03)
     assert found.noise_reference.sd_hu == pytest.approx(6, rel=0.03)
     assert found.noise_reduction_percent == pytest.approx(50, abs=0.01)
-    assert found.nps_mean_after == pytest.approx(found.nps_mean_before, rel=1e-6)
+    assert found.texture_after.mean_frequency == pytest.approx(found.texture_before.mean_frequency, rel=1e-6)
+    assert found.texture_after.coarse_hu == pytest.approx(found.texture_before.coarse_hu / 2, rel=1e-6)
+    assert found.texture_reference.coarse_hu < 0.4 * found.texture_before.coarse_hu
+    assert abs(found.slice_correlation_before) < 0.05 and found.slice_correlation_after is not None
     assert {s.tissue: s.shift_hu for s in found.hu_shift}["soft tissue"] == pytest.approx(3, abs=0.3)
     assert found.has_reference and found.slices == 3
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["noise_after"]["windows"] > 100
@@ -240,7 +108,8 @@ def test_quality_of_a_known_denoiser(a_scan):
 def test_smoothing_lowers_the_mean_frequency(a_scan):
     _, noisy = a_scan
     found = iq.quality(noisy, ndimage.gaussian_filter(noisy, (0, 1, 1)), SPACING_MM)
-    assert found.nps_mean_after < 0.7 * found.nps_mean_before
+    assert found.texture_after.mean_frequency < 0.7 * found.texture_before.mean_frequency
+    assert found.texture_after.fine_hu < 0.3 * found.texture_before.fine_hu
     assert found.noise_reference is None and not found.has_reference
 
 

@@ -9,7 +9,7 @@ import torch
 from dose_fixtures import FAST, PIXEL_MM, SIDE, distance_mm, water
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.imaging.image_quality import nps
+from ASCONDenoiseLib.imaging.noise_spectrum import nps
 from ASCONDenoiseLib.physics import dose
 from ASCONDenoiseLib.physics.dose import noise_factor
 

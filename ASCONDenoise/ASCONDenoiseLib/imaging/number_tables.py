@@ -23,6 +23,9 @@ METRIC_COLUMNS = (
 )
 """Heading, name in metrics.METRICS, factor and digits of each metric."""
 
+_VOLUMES = ("before", "after", "reference")
+"""LDCT, denoised and NDCT, as `image_quality.Quality` names them."""
+
 
 def metric_tables(comparisons: Iterable[Comparison], *, per_slice: bool = False) -> dict[str, list[Row]]:
     """Make a table for each scale, under a title that names its window and range.
@@ -61,17 +64,13 @@ def quality_rows(
         _: translates.
     """
     q, of = quality, {numbers["name"]: numbers for numbers in metrics}
-    noise = [q[f"noise_{which}"] for which in ("before", "after", "reference")]
+    noise, textures = ([q[f"{what}_{which}"] for which in _VOLUMES] for what in ("noise", "texture"))
     rows = [
         (_("Measure"), "LDCT", denoised, "NDCT"),
         (_("Noise in soft tissue, SD [HU]"), *(number(n and n["sd_hu"], 1, unknown) for n in noise)),
         (_("Noise removed [%]"), "", number(q["noise_reduction_percent"], 0, unknown), ""),
-        (
-            _("Noise frequency [1/mm]"),
-            number(q["nps_mean_before"], 2, unknown),
-            number(q["nps_mean_after"], 2, unknown),
-            "",
-        ),
+        (_("Noise frequency [1/mm]"), *(number(t and t["mean_frequency"], 2, unknown) for t in textures)),
+        (_("Coarse noise, below 0.15/mm, SD [HU]"), *(number(t and t["coarse_hu"], 1, unknown) for t in textures)),
     ]
     for heading, metric, factor, digits in METRIC_COLUMNS:
         if metric != "rmse":

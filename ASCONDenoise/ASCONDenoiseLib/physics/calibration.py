@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.imaging.image_quality import flat_soft_tissue_windows, window_variance
+from ASCONDenoiseLib.imaging.noise import flat_soft_tissue_windows, window_variance
 from ASCONDenoiseLib.physics import scanner as ct
 from ASCONDenoiseLib.physics.scanner import SLICES_AT_ONCE
 from ASCONDenoiseLib.physics.settings import KERNELS, STANDARD_KERNEL, DoseSettings, Kernel

@@ -18,7 +18,7 @@ import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging import image_quality, metrics
-from ASCONDenoiseLib.imaging.image_quality import Spacing
+from ASCONDenoiseLib.imaging.noise import Spacing, flat_soft_tissue_windows, noise_hu
 from ASCONDenoiseLib.models.card import ModelCard
 from ASCONTrainingLib.data.training_set import EvaluationSet
 from ASCONTrainingLib.evaluation import filters
@@ -256,9 +256,9 @@ def _measure_volume(
 ) -> dict[str, np.ndarray]:
     """Add what is measured on one volume to the results; the middle slice of the NDCT and of each output."""
     ndct, ldct, spacing_mm = volume.ndct_hu, volume.ldct_hu, volume.spacing_mm
-    windows = image_quality.flat_soft_tissue_windows(ndct, spacing_mm)
+    windows = flat_soft_tissue_windows(ndct, spacing_mm)
     labels = image_quality.tissue_labels(ndct, spacing_mm)
-    before = image_quality.noise_hu(ldct, spacing_mm, centres=windows)
+    before = noise_hu(ldct, spacing_mm, centres=windows)
     middle = {NDCT: ndct[len(ndct) // 2]}
     for method, output, seconds, setting in _outputs(methods, ndct, ldct, spacing_mm):
         result = results[method.name]
@@ -268,7 +268,7 @@ def _measure_volume(
             number = volume.indices[row.index]
             values = (row.psnr_db, row.ssim, row.rmse, row.rmse_hu)
             result.rows.append(SliceRow(number, *values, patient=volume.patient, volume=volume.name))
-        after = image_quality.noise_hu(output, spacing_mm, centres=windows)
+        after = noise_hu(output, spacing_mm, centres=windows)
         if before is not None and after is not None:
             result.noise.append((before.sd_hu, after.sd_hu))
         for shift in image_quality.hu_shift_per_tissue(ndct, output, labels):
@@ -284,7 +284,7 @@ def _outputs(
     methods: Sequence[Method], ndct: np.ndarray, ldct: np.ndarray, spacing_mm: Spacing
 ) -> Iterator[tuple[Method, np.ndarray, float, str]]:
     """Each method's output (S, H, W), its seconds without tuning, and a filter's setting."""
-    noise = image_quality.noise_hu(ldct, spacing_mm)
+    noise = noise_hu(ldct, spacing_mm)
     settings = filters.candidates(noise.sd_hu if noise else UNKNOWN_NOISE_HU)
     some = np.unique(np.linspace(0, len(ldct) - 1, TUNING_SLICES + 2).round().astype(int)[1:-1])
     for method in methods:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from ASCONDenoiseLib.imaging.edges import edge_width_mm
-from ASCONDenoiseLib.imaging.image_quality import Spacing
+from ASCONDenoiseLib.imaging.noise import Spacing
 from ASCONTrainingLib.evaluation.volumes import VolumePair
 
 PROFILE_MM, PLATEAU_MM, LATERAL_MM = 8.0, 4.0, 2.0

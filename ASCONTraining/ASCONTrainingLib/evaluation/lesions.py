@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from ASCONDenoiseLib.imaging import image_quality
-from ASCONDenoiseLib.imaging.image_quality import Spacing
+from ASCONDenoiseLib.imaging.noise import Spacing, flat_soft_tissue_windows
 from ASCONDenoiseLib.physics.calibration import calibrate
 from ASCONDenoiseLib.physics.dose import noise_factor, simulate
 from ASCONDenoiseLib.physics.phantom_volume import PSF_SIGMA_MM
@@ -152,7 +151,7 @@ def lesion_places(image_hu: np.ndarray, spacing_mm: Spacing, diameter_mm: float)
         (N, 2): row, column.
     """
     side = _room_px(diameter_mm, spacing_mm)
-    centres = image_quality.flat_soft_tissue_windows(
+    centres = flat_soft_tissue_windows(
         image_hu[None], spacing_mm, window_px=side, tissue_hu=LESION_TISSUE_HU, keep=1.0
     )[:, 1:]
     chosen: list[np.ndarray] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.imaging.image_quality import Spacing
+from ASCONDenoiseLib.imaging.noise import Spacing
 from ASCONDenoiseLib.models.card import ModelCard
 from ASCONTrainingLib.data.set_index import scan_fingerprints
 from ASCONTrainingLib.data.training_set import EvaluationSet
