@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.dicom_derivation import Derivation
+from ASCONDenoiseLib.io.dicom_derivation import Derivation, is_ours
 from ASCONDenoiseLib.io.dicom_reader import read_series
 from ASCONDenoiseLib.io.dicom_writer import check_new_folder, write_derived_series
 from ASCONDenoiseLib.io.volume import Volume
@@ -566,3 +566,25 @@ def test_real_series(tmp_path: Path, name: str, plain_hu: bool) -> None:
     assert again.geometry == volume.geometry
     for source_file, file in list(zip(volume.source.files, files, strict=True))[::4]:
         assert dciodvfy_errors(file) <= dciodvfy_errors(source_file)
+
+
+def test_uids_follow_from_the_seed_and_the_source_where_there_is_one(tmp_path):
+    """The same work done again is the same series to a PACS; another model, strength or source is another."""
+    make_ct_series(tmp_path / "a", shape=(3, 8, 8))
+    make_ct_series(tmp_path / "b", shape=(3, 8, 8))
+
+    def uids(source: str, seed: str, name: str) -> list[str]:
+        volume = read_series(tmp_path / source)
+        derivation = Derivation("test", uid_seed=seed)
+        files = write_derived_series(volume, volume.source, tmp_path / name, derivation)
+        headers = [pydicom.dcmread(file) for file in files]
+        return [headers[0].SeriesInstanceUID, *(header.SOPInstanceUID for header in headers)]
+
+    first = uids("a", "model 0.7", "1")
+    assert uids("a", "model 0.7", "2") == first and len(set(first)) == 4
+    others = [*uids("a", "model 0.8", "3"), *uids("b", "model 0.7", "4"), *uids("a", "", "5"), *uids("a", "", "6")]
+    assert len(set(first + others)) == 20
+    assert all(pydicom.uid.UID(uid).is_valid and len(uid) <= 64 for uid in first + others)
+    assert is_ours(pydicom.dcmread(tmp_path / "1" / "0001.dcm")) and not is_ours(
+        pydicom.dcmread(tmp_path / "a/0001.dcm")
+    )

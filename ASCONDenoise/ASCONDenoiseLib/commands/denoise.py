@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from ASCONDenoiseLib.commands.arguments import (
     Subparsers,
@@ -13,15 +12,11 @@ from ASCONDenoiseLib.commands.arguments import (
     add_input,
     add_model,
     add_precision,
-    checked_device,
     to_path,
     to_positive,
     to_strength,
 )
 from ASCONDenoiseLib.commands.console import Console
-from ASCONDenoiseLib.commands.volume_warnings import say_warnings
-
-logger = logging.getLogger(__name__)
 
 
 def add(subparsers: Subparsers) -> None:
@@ -53,34 +48,19 @@ def add(subparsers: Subparsers) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
-    from ASCONDenoiseLib.io.reading import read_volume
     from ASCONDenoiseLib.io.results import describe, destination
-    from ASCONDenoiseLib.io.volume import like
     from ASCONDenoiseLib.models.files import find_model, load_network
+    from ASCONDenoiseLib.models.scan import ScanSettings, denoise_scan
 
-    name, output = args.input.resolve().name, destination(args.output)
-    output.check(args.input, force=args.force)
     model = find_model(args.model)
-    volume = read_volume(args.input, args.series)
-    output.check_volume(volume, name)
-    device = checked_device(args.device)
-    from ASCONDenoiseLib.models.inference import denoise
-    from ASCONDenoiseLib.models.record import denoising_record
-
-    network, card = load_network(model)
-    logger.info("model %s %s, sha256 %s", card.name, card.version, card.sha256)
-    warnings = say_warnings(console, volume, name, card)
-    result = denoise(
-        volume.voxels,
-        network,
-        strength=args.strength,
-        device=device,
-        batch=args.batch,
-        precision=args.precision,
-        padding_hu=volume.padding_hu,
+    record = denoise_scan(
+        args.input,
+        destination(args.output),
+        lambda: load_network(model),
+        ScanSettings(args.strength, args.device, args.precision, args.batch),
+        series_uid=args.series,
+        force=args.force,
+        warn=console.warn,
         progress=console.progress,
-    )
-    record = denoising_record(card, result, volume, name, warnings)
-    output.write(like(volume, result.voxels), record, force=args.force)
-    logger.info("wrote %s: %s", args.output, describe(record))
+    ).record
     console.done(f"{args.output}: {describe(record)}", output=str(args.output), **record)

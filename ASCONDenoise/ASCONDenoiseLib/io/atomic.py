@@ -177,6 +177,19 @@ def _exists(path: Path) -> InputError:
     )
 
 
+def flush_folder(folder: Path) -> None:
+    """All files of a folder, and the folder, to the disk: not even a power cut takes them away then.
+
+    Raises:
+        WriteError: the disk is full or has a fault.
+    """
+    try:
+        for path in (*folder.iterdir(), folder, folder.parent):
+            _flush(path)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+
 def _flush(path: Path) -> None:
     """A file's content, or a folder's list of names, to the disk. Windows can only flush files."""
     if os.name == "nt" and path.is_dir():

@@ -5,6 +5,7 @@ DICOM PS3.3 C.7.5.1 General Equipment, C.7.6.1 General Image, C.8.2.1 CT Image, 
 
 from __future__ import annotations
 
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +37,9 @@ _LOSSY_METHOD = {
     pydicom.uid.JPEGLSNearLossless: "ISO_14495_1",
 }
 
+OUR_NAME = "ASCON"
+"""In the list of contributing equipment."""
+
 
 @dataclass(frozen=True)
 class Derivation:
@@ -46,12 +50,30 @@ class Derivation:
         software_version: version of ASCON, for the list of contributing equipment.
         series_suffix: appended to the source's series description.
         series_number_offset: added to the source's series number.
+        uid_seed: what was done, model and strength, say: the new UIDs follow from it and the source's, so that the
+            same work done again is the same series to an archive. Without one they are new each time.
     """
 
     description: str
     software_version: str = "unknown"
     series_suffix: str = "ASCON denoised"
     series_number_offset: int = 1000
+    uid_seed: str = ""
+
+    def new_uid(self, *source: object) -> str:
+        """A UID for what is derived from `source`: its UID, and the number of a frame (PS3.5, B.2)."""
+        if not self.uid_seed:
+            return generate_uid(prefix=None)
+        name = "\n".join(map(str, ("ASCON", self.uid_seed, *source)))
+        return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}"
+
+
+def is_ours(header: Dataset) -> bool:
+    """Whether an instance was derived by ASCON, as its list of contributing equipment says."""
+    with suppress(Exception):  # pydicom raises nearly anything on garbage
+        equipment = items(header, "ContributingEquipmentSequence")
+        return any(as_one_text(item.get("Manufacturer")) == OUR_NAME for item in equipment)
+    return False
 
 
 def describe(source: SourceHeader, derivation: Derivation, series_uid: str, now: datetime) -> None:
@@ -73,7 +95,9 @@ def describe(source: SourceHeader, derivation: Derivation, series_uid: str, now:
     put(header, "ImageType", ["DERIVED", "SECONDARY", "AXIAL", *special])
     put(header, "Modality", "CT")
     put(header, "SOPClassUID", CTImageStorage)
-    put(header, "SOPInstanceUID", generate_uid(prefix=None))
+    original = header.SourceImageSequence[0]
+    of_frame = original.get("ReferencedFrameNumber", 0)
+    put(header, "SOPInstanceUID", derivation.new_uid(original.ReferencedSOPInstanceUID, of_frame))
     put(header, "SeriesInstanceUID", series_uid)
     put(header, "SeriesNumber", _series_number(header, derivation.series_number_offset))
     source.append("SeriesDescription", plain(derivation.series_suffix, 64), 64, " ")
@@ -115,7 +139,7 @@ def _add_history(source: SourceHeader, derivation: Derivation, now: datetime) ->
     put(header, "DerivationCodeSequence", steps)
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = [code("109103", "Modifying Equipment")]
-    equipment.Manufacturer = equipment.ManufacturerModelName = "ASCON"
+    equipment.Manufacturer = equipment.ManufacturerModelName = OUR_NAME
     equipment.SoftwareVersions = plain(derivation.software_version, 64)
     equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S.%f%z")
     equipment.ContributionDescription = text

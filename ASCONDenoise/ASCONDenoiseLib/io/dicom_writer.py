@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.atomic import atomic_folder, check_parent
@@ -84,7 +83,8 @@ def write_derived_series(volume: Volume, source: DicomSeries, folder: str | Path
         headers = list(single_frame_headers(source))
         _check_same_geometry(volume, [one.header for one in headers], source)
         encoding = _choose_encoding(volume.voxels, [one.header for one in headers], source)
-        return _write(volume.voxels, headers, encoding, folder, derivation)
+        series_uid = derivation.new_uid(source.series_uid)
+        return _write(volume.voxels, headers, encoding, folder, derivation, series_uid)
 
 
 def check_derivable(volume: Volume, source: DicomSeries) -> None:
@@ -112,10 +112,15 @@ def check_new_folder(folder: str | Path) -> Path:
 
 
 def _write(
-    voxels_hu: np.ndarray, headers: list[SourceHeader], encoding: _Encoding, folder: Path, derivation: Derivation
+    voxels_hu: np.ndarray,
+    headers: list[SourceHeader],
+    encoding: _Encoding,
+    folder: Path,
+    derivation: Derivation,
+    series_uid: str,
 ) -> list[Path]:
     names = [f"{number:04d}.dcm" for number in range(1, len(headers) + 1)]
-    series_uid, now = generate_uid(prefix=None), datetime.now().astimezone()
+    now = datetime.now().astimezone()
     with atomic_folder(folder, replace=False) as partial:
         for name, one, slice_hu in zip(names, headers, voxels_hu, strict=True):
             _write_one(one, slice_hu, encoding, derivation, series_uid, now, partial / name)

@@ -111,9 +111,11 @@ class SeriesFolder:
 
     Attributes:
         path: the folder.
+        repeatable: the UIDs follow from those of the source, the model and the strength; else they are new each time.
     """
 
     path: Path
+    repeatable: bool = False
 
     def check(self, source: str | Path, *, force: bool = False) -> None:
         """Raise InputError where no series can be written, `force` or not: the folder holds something. Ask early."""
@@ -157,7 +159,9 @@ class SeriesFolder:
         from ASCONDenoiseLib.io.dicom_writer import write_derived_series
 
         source = self._source_of(volume, record["source"])
-        derivation = Derivation(f"Denoised by ASCON {__version__}: {describe(record)}", software_version=__version__)
+        seed = f"{record['model_sha256']} {record['strength']!r}" if self.repeatable else ""
+        description = f"Denoised by ASCON {__version__}: {describe(record)}"
+        derivation = Derivation(description, software_version=__version__, uid_seed=seed)
         return write_derived_series(volume, source, self.path, derivation)
 
 

@@ -20,6 +20,7 @@ from ASCONDenoiseLib.models.card import ModelCard
 from ASCONDenoiseLib.physics.settings import DoseSettings, phantom_settings
 from ASCONDenoiseLib.worker.export import ExportRequest, export
 from ASCONDenoiseLib.worker.job import TEXT, Job, read_voxels
+from ASCONDenoiseLib.worker.series import SeriesRequest, denoise_series
 from ASCONDenoiseLib.worker.warm_model import WarmModel, import_torch
 
 if TYPE_CHECKING:
@@ -375,6 +376,7 @@ def devices(job: Job, request: DevicesRequest, _: WarmModel) -> Facts:
 
 JOBS: dict[str, tuple[type, Callable[[Job, Any, WarmModel], Facts]]] = {
     "denoise": (DenoiseRequest, denoise),
+    "denoise_series": (SeriesRequest, denoise_series),
     "cluster": (ClusterRequest, cluster),
     "blend": (BlendRequest, blend),
     "measure": (MeasureRequest, measure),

@@ -19,7 +19,8 @@ ANSWERS to a job, each with its id; the last is one of result, cancelled and err
   {"event": "progress", "done": 3, "total": 300, "seconds_left": 4.2}   at most ten a second; seconds_left may be null
   {"event": "result", "times": {"total": ..., "torch"?: , "model"?: , "work": ...}, ...}   and what the function in
                                     `jobs` returns; null: infinite or not defined
-  {"event": "cancelled"}, {"event": "error", "message": sentences for the user}
+  {"event": "cancelled"}, {"event": "error", "message": sentences for the user, "refused"?: true}   refused: bad
+                                    input, which another try would not make better
 
 A COMMAND that is no job, and gets no answer of its own:
   {"command": "cancel", "job": 1}   reaches a running job before its next batch or slice, a waiting one at its turn.
@@ -46,7 +47,7 @@ import time
 from typing import Any, BinaryIO
 
 from ASCONDenoiseLib import __version__
-from ASCONDenoiseLib.errors import AsconError, is_out_of_memory
+from ASCONDenoiseLib.errors import AsconError, InputError, is_out_of_memory
 from ASCONDenoiseLib.worker.job import Job
 from ASCONDenoiseLib.worker.jobs import JOBS
 from ASCONDenoiseLib.worker.warm_model import WarmModel
@@ -171,6 +172,8 @@ class Server:
             else:
                 message, sound = _sentence(error)
                 event, facts = "error", {"message": message}
+                if isinstance(error, InputError):
+                    facts["refused"] = True
                 if not sound:
                     logger.exception("The job %s failed.", job.command)
         if event != "result":  # only here has the error let go of the mapped files

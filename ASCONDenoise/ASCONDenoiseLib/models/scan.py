@@ -1,0 +1,120 @@
+"""A whole scan, from where it lies to where its denoised form goes: the one road of command, node and batches.
+
+All that can be refused is refused before the network runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ASCONDenoiseLib.io.reading import read_volume
+from ASCONDenoiseLib.io.results import SeriesFolder, VolumeFile, describe
+from ASCONDenoiseLib.io.volume import Volume, like
+from ASCONDenoiseLib.models.card import ModelCard
+
+if TYPE_CHECKING:
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """How a scan is denoised; as `inference.denoise` has it.
+
+    Attributes:
+        strength: 0 to 1.
+        device: as in `devices.pick_device`.
+        precision: one of `mixed_precision.PRECISIONS`.
+        batch: slices at once; None: what fits.
+    """
+
+    strength: float = 1.0
+    device: str = "auto"
+    precision: str = "auto"
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
+class DenoisedScan:
+    """What was done.
+
+    Attributes:
+        volume: as it was read.
+        voxels: (S, H, W), denoised.
+        record: `record.denoising_record`.
+        files: that were written.
+    """
+
+    volume: Volume
+    voxels: np.ndarray
+    record: dict[str, Any]
+    files: list[Path]
+
+
+def denoise_scan(
+    source: Path,
+    output: VolumeFile | SeriesFolder,
+    load: Callable[[], tuple[nn.Module, ModelCard]],
+    settings: ScanSettings,
+    *,
+    series_uid: str | None = None,
+    force: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> DenoisedScan:
+    """Reads a scan, denoises it and writes the result with its record.
+
+    Args:
+        source: as `read_volume` takes it.
+        output: where the result goes.
+        load: gives network and card; called once all else is known to be right.
+        settings: of the work.
+        series_uid: which series of a DICOM folder, where there are several.
+        force: replaces an existing file.
+        warn: called with each sentence about the volume, before the network runs.
+        progress: called with slices done, of all.
+        cancelled: asked before each batch.
+
+    Raises:
+        InputError: source, output, model or device cannot be used.
+        Failure: no memory, no space, a fault of the device.
+        Cancelled: `cancelled` returned True.
+    """
+    name = source.resolve().name
+    output.check(source, force=force)
+    volume = read_volume(source, series_uid)
+    output.check_volume(volume, name)
+    from ASCONDenoiseLib.models.devices import pick_device
+    from ASCONDenoiseLib.models.inference import denoise
+    from ASCONDenoiseLib.models.record import denoising_record
+    from ASCONDenoiseLib.models.suitability import warnings_of
+
+    device = str(pick_device(settings.device))
+    network, card = load()
+    logger.info("model %s %s, sha256 %s", card.name, card.version, card.sha256)
+    warnings = warnings_of(volume, name, card)
+    for sentence in (*volume.notes, *warnings):
+        warn(sentence)
+    result = denoise(
+        volume.voxels,
+        network,
+        strength=settings.strength,
+        device=device,
+        batch=settings.batch,
+        precision=settings.precision,
+        padding_hu=volume.padding_hu,
+        progress=progress,
+        cancelled=cancelled,
+    )
+    record = denoising_record(card, result, volume, name, warnings)
+    files = output.write(like(volume, result.voxels), record, force=force)
+    logger.info("wrote %s: %s", output.path, describe(record))
+    return DenoisedScan(volume, result.voxels, record, files)
