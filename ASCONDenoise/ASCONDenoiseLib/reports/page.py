@@ -1,6 +1,7 @@
-"""One self-contained HTML page of pictures, tables and facts.
+"""One self-contained HTML page of pictures, tables and facts, and of volumes to scroll through.
 
-The page has no script and no link to another file, so it can be mailed, archived and printed. Every text is escaped.
+The page links to no other file, and its policy forbids the browser to load any, so it can be mailed, archived and
+printed. It has a script only where it shows volumes. Every text is escaped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ASCONDenoiseLib.io.atomic import atomic_file
+from ASCONDenoiseLib.reports import viewer
 from ASCONDenoiseLib.reports.text_table import Table
+from ASCONDenoiseLib.reports.viewer import Viewer
 
 RESEARCH_NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 
@@ -23,10 +26,12 @@ class Case:
 
     Attributes:
         title: its heading.
-        pictures: PNG files with a text that describes each.
+        pictures: PNG or SVG files with a text that describes each.
         tables: below the pictures.
         facts: how the output was made.
         text: below the heading.
+        warning: what a reader must know first, shown as such.
+        viewer: the volumes, to scroll through.
     """
 
     title: str
@@ -34,6 +39,8 @@ class Case:
     tables: Sequence[Table] = ()
     facts: Mapping[str, str] | None = None
     text: str = ""
+    warning: str = ""
+    viewer: Viewer | None = None
 
 
 def page(
@@ -59,28 +66,35 @@ def page(
         WriteError: the disk is full or protected.
     """
     parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="notice">{RESEARCH_NOTICE}</p>', _paragraph(text)]
-    parts += [_tables(tables), _facts(facts), *map(_case, cases)]
+    viewers = sum(case.viewer is not None for case in cases)
+    room = viewer.MAX_PAGE_BYTES // max(1, viewers)
+    parts += [_tables(tables), _facts(facts), *(_case(case, room) for case in cases)]
+    parts += [viewer.script()] if viewers else []
     body = "\n".join(part for part in parts if part)
     content = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"<style>{_STYLE}{viewer.STYLE if viewers else ''}</style></head><body>\n{body}\n</body></html>\n"
     )
     with atomic_file(path) as file:
         file.write_text(content, encoding="utf-8", newline="\n")
     return Path(path)
 
 
-def _case(case: Case) -> str:
-    pictures = []
-    for path, description in case.pictures:
-        data = base64.b64encode(Path(path).read_bytes()).decode("ascii")
-        text = html.escape(description)
-        pictures.append(
-            f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-        )
-    parts = [f"<h2>{html.escape(case.title)}</h2>", _paragraph(case.text), *pictures, _tables(case.tables)]
-    return "<section>" + "\n".join(part for part in [*parts, _facts(case.facts)] if part) + "</section>"
+def _case(case: Case, room: int) -> str:
+    warning = f'<p class="notice">{html.escape(case.warning)}</p>' if case.warning else ""
+    volumes = viewer.html(case.viewer, room) if case.viewer is not None else ""
+    parts = [f"<h2>{html.escape(case.title)}</h2>", warning, _paragraph(case.text), volumes]
+    parts += [*(_picture(Path(path), text) for path, text in case.pictures), _tables(case.tables), _facts(case.facts)]
+    return "<section>" + "\n".join(part for part in parts if part) + "</section>"
+
+
+def _picture(path: Path, description: str) -> str:
+    kind = {".png": "png", ".svg": "svg+xml"}[path.suffix]
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    text = html.escape(description)
+    return f'<figure><img src="data:image/{kind};base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def _tables(tables: Sequence[Table]) -> str:
@@ -110,6 +124,8 @@ def _facts(facts: Mapping[str, str] | None) -> str:
 def _paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>" if text else ""
 
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d4d9df; --paper: #fff; --mark: #b45309; }
