@@ -20,7 +20,9 @@ from ASCONDenoiseLib.errors import InputError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
-OBJECTIVE_NAMES = ("ascon", "edcnn", "cncl", "du_gan", "wgan_vgg", "patch_dml", "tsc_net", "tsc_net_latent")
+OBJECTIVE_NAMES = tuple(
+    "ascon edcnn cncl du_gan wgan_vgg patch_dml tsc_net tsc_net_latent alden alden_own_features".split()
+)
 """Files of `method.objectives`, which need torch: here names can be checked without it."""
 
 
@@ -86,6 +88,7 @@ class LossConfig:
         perceptual_weight: of the VGG loss; only for its row of Table 2.
         vgg_weights: file with the VGG-19 weights that the perceptual loss needs; none is shipped.
         resnet_weights: file with the ResNet-50 weights of EDCNN's loss; none is shipped.
+        vit_weights: file with the weights of ALDEN's vision transformer, DINOv2; none is shipped.
         mac_weight: of L_global + L_local in the denoiser's loss (step 4).
         mac_net_loss_weight: of L_global + L_local in MAC-Net's own loss (step 2).
         product_output: compare y = x + G(c) - c, what the product makes of G, with the NDCT, both unclipped.
@@ -100,6 +103,7 @@ class LossConfig:
     perceptual_weight: float = 0.0
     vgg_weights: str | None = None
     resnet_weights: str | None = None
+    vit_weights: str | None = None
     mac_weight: float = 0.05
     mac_net_loss_weight: float = 0.5
     product_output: bool = False
@@ -235,7 +239,7 @@ class TrainConfig:
             _require(self.mac is None, "mac", "set", f"null with the objective {self.objective}")
             for setting in dataclasses.fields(LossConfig):  # of which it uses the weights files alone
                 value = getattr(self.loss, setting.name)
-                unused = value == setting.default or setting.name in ("vgg_weights", "resnet_weights")
+                unused = value == setting.default or setting.name in ("vgg_weights", "resnet_weights", "vit_weights")
                 _require(unused, f"loss.{setting.name}", value, f"left out: {self.objective} has losses of its own")
         low, high = self.kernels or (0.0, 0.0)
         _require(-1 < low <= high, "kernels", self.kernels, "two numbers above -1, the lower first, or null")
