@@ -186,13 +186,22 @@ class TrainConfig:
         precision: fp32, bf16 or fp16, of all but the last layer and the losses; not given in the paper.
         ema: fraction kept per step of the averaged weights that are validated and saved; not in the paper.
         validate_every: epochs from one validation to the next.
+        crops_per_epoch: images of an epoch, drawn anew for each, in place of `steps_per_epoch`.
         validation_slices: number, evenly spaced, of the slices of all validation patients; None: all.
         save_minutes: at most this long between two checkpoints; one is also written after each epoch.
         workers: threads that read and augment ahead of the step; 0: none.
         minutes: a budget that ends the training early; the schedule then follows the fraction used.
         fit_gain: at the end, scale the last layer so that the MSE on training slices is least.
+        noise_hu: of these doses, those at which the LDCT has noise of an SD between these; not in the paper.
     """
 
+        pixels_mm: patches as reconstructed with pixels between these; not in the paper.
+        kernel_cutoffs: patches as reconstructed with a kernel whose cutoff lies between these, in cycles per pixel (of
+            the patch); not in the paper.
+        noise_cutoffs: the added noise alone, at the same SD, through a filter whose cutoff lies between these, in
+            cycles per pixel: an augmentation that no scanner makes; not in the paper.
+        unpaired: the NDCT of another patient beside each LDCT; validation stays paired.
+        train_with_all: the validation patients train too, as in the paper; nothing is validated then.
     preset: str = "released"
     network: str = "esau_net"
     objective: str = "ascon"
@@ -214,14 +223,21 @@ class TrainConfig:
     ema: float | None = None
     validate_every: int = 1
     validation_slices: int | None = 64
+    crops_per_epoch: int | None = None
     save_minutes: float = 10.0
     workers: int = 4
     minutes: float | None = None
     fit_gain: bool = False
 
+    noise_hu: tuple[float, float] | None = None
     def __post_init__(self) -> None:
         _at_least("", self, 1, "epochs", "batch", "validate_every")
-        for name in ("steps_per_epoch", "validation_slices"):
+    pixels_mm: tuple[float, float] | None = None
+    kernel_cutoffs: tuple[float, float] | None = None
+    noise_cutoffs: tuple[float, float] | None = None
+    unpaired: bool = False
+    train_with_all: bool = False
+        for name in ("steps_per_epoch", "crops_per_epoch", "validation_slices"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "1 or more, or null")
         _at_least("", self, 0, "workers", "seed", "lesions")
@@ -233,7 +249,16 @@ class TrainConfig:
         enough = _rises([math.ceil(start * self.epochs) for start in starts])
         _require(enough, "epochs", self.epochs, f"enough for an epoch in each stage of growth, {self.growth}")
         low, high = self.doses or (0.5, 0.5)
-        _require(0 < low <= high < 1, "doses", self.doses, "two numbers between 0 and 1, the lower first, or null")
+        _require(0 < low <= high <= 1, "doses", self.doses, "two numbers above 0 and up to 1, the lower first, or null")
+        _require(low < 1, "doses", self.doses, "below 1, the normal dose, at the lower end")
+        for name in ("noise_hu", "pixels_mm", "kernel_cutoffs", "noise_cutoffs"):
+            low, high = getattr(self, name) or (1.0, 1.0)
+            wanted = "two numbers above 0, the lower first, or null"
+            _require(0 < low <= high < math.inf, name, getattr(self, name), wanted)
+        _require(self.noise_hu is None or self.doses is not None, "noise_hu", self.noise_hu, "null without doses")
+        for name in ("pixels_mm", "kernel_cutoffs", "noise_cutoffs"):
+            value = getattr(self, name)
+            _require(value is None or self.patch is not None, name, value, "null with whole slices (no patch)")
         _require(self.objective in OBJECTIVE_NAMES, "objective", self.objective, f"one of {', '.join(OBJECTIVE_NAMES)}")
         if self.objective != "ascon":
             _require(self.mac is None, "mac", "set", f"null with the objective {self.objective}")
@@ -244,6 +269,10 @@ class TrainConfig:
         low, high = self.kernels or (0.0, 0.0)
         _require(-1 < low <= high, "kernels", self.kernels, "two numbers above -1, the lower first, or null")
         _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        if self.crops_per_epoch is not None:
+            most = max(batch for _, _, batch in self.stages)
+            _require(self.crops_per_epoch >= most, "crops_per_epoch", self.crops_per_epoch, f"{most}, a batch, or more")
+            _require(self.steps_per_epoch is None, "steps_per_epoch", self.steps_per_epoch, "null with crops_per_epoch")
         _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or null")
         _require(self.save_minutes > 0, "save_minutes", self.save_minutes, "above 0")
         _require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0, or null")

@@ -8,6 +8,7 @@ from pathlib import Path
 from ASCONDenoiseLib.errors import InputError
 from ASCONTrainingLib.config.settings import TrainConfig
 from ASCONTrainingLib.data.batches import Batches, Stage
+from ASCONTrainingLib.data.reconstruction import Reconstructions
 from ASCONTrainingLib.data.set_index import Index, read_index
 from ASCONTrainingLib.data.training_set import TrainingSet
 from ASCONTrainingLib.method.mac_net import PATCH
@@ -29,6 +30,7 @@ def open_stages(config: TrainConfig, data: Path, processes: Processes) -> tuple[
         InputError: the set cannot be used, or not with these settings.
     """
     index = read_index(data)
+    ranges = (config.pixels_mm, config.kernel_cutoffs, config.noise_cutoffs)
     stages = []
     for begins, patch, batch in config.stages:
         items = TrainingSet(
@@ -37,13 +39,18 @@ def open_stages(config: TrainConfig, data: Path, processes: Processes) -> tuple[
             patch,
             augment=config.augment,
             doses=config.doses,
+            noise_hu=config.noise_hu,
             lesions=config.lesions,
             kernels=config.kernels,
+            reconstructions=Reconstructions(*ranges) if any(ranges) else None,
+            unpaired=config.unpaired,
+            with_validation=config.train_with_all,
             clip=not config.loss.product_output,
             seed=config.seed,
         )
         _check_sides(items[0][0].shape[-2:], config)
-        batches = Batches(len(items), batch, config.seed, config.steps_per_epoch, processes.rank, processes.count)
+        steps = config.crops_per_epoch // batch if config.crops_per_epoch else config.steps_per_epoch
+        batches = Batches(len(items), batch, config.seed, steps, processes.rank, processes.count)
         stages.append(Stage(begins, items, batches))
     return index, stages
 

@@ -137,6 +137,9 @@ class _Training:
         self.index, self.stages = open_stages(config, data, processes)
         self.slices = validation.slices_of(data, self.index) if processes.first else {}
         self.scans = {split: [*scan_fingerprints(data, self.index.of(split))] for split in ("train", "validation")}
+        if config.train_with_all:
+            self.slices.pop("validation", None)
+            self.scans = {"train": self.scans["train"] + self.scans["validation"], "validation": []}
         self.ldct: metrics.Comparison | None = None  # of the validation slices, measured once
         self.state = TrainingState(config, processes)
         self.steps = planned_steps(config, self.stages)
