@@ -175,26 +175,15 @@ class TrainConfig:
         optimizer: AdamW's settings and the learning rate's schedule.
         epochs: number of epochs.
         steps_per_epoch: None: as many as the set has batches.
+        crops_per_epoch: images of an epoch, drawn anew for each, in place of `steps_per_epoch`.
         batch: images per step, of all processes together; released, not given in the paper.
         patch: pixels, side of the training images; None: whole slices.
         growth: later patches and batches: (fraction of the training that is done, patch, batch) each.
         augment: flip and turn by a multiple of 90 degrees, at random.
         doses: noise as of a dose between these two fractions of the normal dose, of simulated sets; not in the paper.
+        noise_hu: of these doses, those at which the LDCT has noise of an SD between these; not in the paper.
         lesions: ellipses added to both images, at most so many for each 64x64 pixels; not in the paper.
         kernels: both images sharper (above 0) or smoother by a number between these; not in the paper.
-        seed: of all that is random.
-        precision: fp32, bf16 or fp16, of all but the last layer and the losses; not given in the paper.
-        ema: fraction kept per step of the averaged weights that are validated and saved; not in the paper.
-        validate_every: epochs from one validation to the next.
-        crops_per_epoch: images of an epoch, drawn anew for each, in place of `steps_per_epoch`.
-        validation_slices: number, evenly spaced, of the slices of all validation patients; None: all.
-        save_minutes: at most this long between two checkpoints; one is also written after each epoch.
-        workers: threads that read and augment ahead of the step; 0: none.
-        minutes: a budget that ends the training early; the schedule then follows the fraction used.
-        fit_gain: at the end, scale the last layer so that the MSE on training slices is least.
-        noise_hu: of these doses, those at which the LDCT has noise of an SD between these; not in the paper.
-    """
-
         pixels_mm: patches as reconstructed with pixels between these; not in the paper.
         kernel_cutoffs: patches as reconstructed with a kernel whose cutoff lies between these, in cycles per pixel (of
             the patch); not in the paper.
@@ -202,6 +191,17 @@ class TrainConfig:
             cycles per pixel: an augmentation that no scanner makes; not in the paper.
         unpaired: the NDCT of another patient beside each LDCT; validation stays paired.
         train_with_all: the validation patients train too, as in the paper; nothing is validated then.
+        seed: of all that is random.
+        precision: fp32, bf16 or fp16, of all but the last layer and the losses; not given in the paper.
+        ema: fraction kept per step of the averaged weights that are validated and saved; not in the paper.
+        validate_every: epochs from one validation to the next.
+        validation_slices: number, evenly spaced, of the slices of all validation patients; None: all.
+        save_minutes: at most this long between two checkpoints; one is also written after each epoch.
+        workers: threads that read and augment ahead of the step; 0: none.
+        minutes: a budget that ends the training early; the schedule then follows the fraction used.
+        fit_gain: at the end, scale the last layer so that the MSE on training slices is least.
+    """
+
     preset: str = "released"
     network: str = "esau_net"
     objective: str = "ascon"
@@ -211,32 +211,32 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 100
     steps_per_epoch: int | None = None
+    crops_per_epoch: int | None = None
     batch: int = 8
     patch: int | None = None
     growth: tuple[tuple[float, int, int], ...] = ()
     augment: bool = True
     doses: tuple[float, float] | None = None
+    noise_hu: tuple[float, float] | None = None
     lesions: float = 0.0
     kernels: tuple[float, float] | None = None
-    seed: int = 0
-    precision: str = "bf16"
-    ema: float | None = None
-    validate_every: int = 1
-    validation_slices: int | None = 64
-    crops_per_epoch: int | None = None
-    save_minutes: float = 10.0
-    workers: int = 4
-    minutes: float | None = None
-    fit_gain: bool = False
-
-    noise_hu: tuple[float, float] | None = None
-    def __post_init__(self) -> None:
-        _at_least("", self, 1, "epochs", "batch", "validate_every")
     pixels_mm: tuple[float, float] | None = None
     kernel_cutoffs: tuple[float, float] | None = None
     noise_cutoffs: tuple[float, float] | None = None
     unpaired: bool = False
     train_with_all: bool = False
+    seed: int = 0
+    precision: str = "bf16"
+    ema: float | None = None
+    validate_every: int = 1
+    validation_slices: int | None = 64
+    save_minutes: float = 10.0
+    workers: int = 4
+    minutes: float | None = None
+    fit_gain: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("", self, 1, "epochs", "batch", "validate_every")
         for name in ("steps_per_epoch", "crops_per_epoch", "validation_slices"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "1 or more, or null")
@@ -248,6 +248,10 @@ class TrainConfig:
         _require(_rises(starts) and sizes, "growth", self.growth, wanted)
         enough = _rises([math.ceil(start * self.epochs) for start in starts])
         _require(enough, "epochs", self.epochs, f"enough for an epoch in each stage of growth, {self.growth}")
+        if self.crops_per_epoch is not None:
+            most = max(batch for _, _, batch in self.stages)
+            _require(self.crops_per_epoch >= most, "crops_per_epoch", self.crops_per_epoch, f"{most}, a batch, or more")
+            _require(self.steps_per_epoch is None, "steps_per_epoch", self.steps_per_epoch, "null with crops_per_epoch")
         low, high = self.doses or (0.5, 0.5)
         _require(0 < low <= high <= 1, "doses", self.doses, "two numbers above 0 and up to 1, the lower first, or null")
         _require(low < 1, "doses", self.doses, "below 1, the normal dose, at the lower end")
@@ -269,10 +273,6 @@ class TrainConfig:
         low, high = self.kernels or (0.0, 0.0)
         _require(-1 < low <= high, "kernels", self.kernels, "two numbers above -1, the lower first, or null")
         _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        if self.crops_per_epoch is not None:
-            most = max(batch for _, _, batch in self.stages)
-            _require(self.crops_per_epoch >= most, "crops_per_epoch", self.crops_per_epoch, f"{most}, a batch, or more")
-            _require(self.steps_per_epoch is None, "steps_per_epoch", self.steps_per_epoch, "null with crops_per_epoch")
         _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or null")
         _require(self.save_minutes > 0, "save_minutes", self.save_minutes, "above 0")
         _require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0, or null")
