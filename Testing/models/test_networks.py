@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ASCONDenoiseLib.models import inference
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
 
-PEERS = ("unet", "red_cnn", "edcnn", "cncl", "du_gan", "wgan_vgg")
+PEERS = ("unet", "red_cnn", "edcnn", "cncl", "du_gan", "wgan_vgg", "resnet", "cnn10")
 
 
 def a_network(key: str) -> nn.Module:
@@ -41,6 +41,8 @@ def an_image(*shape: int) -> torch.Tensor:
         ("cncl", 43_825_413 - 384, "the authors' implementation, less the normalisations it never calls"),
         ("du_gan", 185_569, "the authors' implementation"),
         ("wgan_vgg", 55_872, "the authors' implementation: 9 * 32 + 6 * 9 * 32 * 32 + 9 * 32"),
+        ("resnet", 1_843_329, "ldct-benchmark: 81 * 128 + 10 * (147584 + 18560 + 16512 + 4 * 128) + 9 * 128 + 129"),
+        ("cnn10", 24_513, "ldct-benchmark: 81 * 64 + 64 + 9 * 64 * 32 + 32 + 25 * 32 + 1"),
     ],
 )
 def test_parameters_are_as_many_as_published(key, published, where):
@@ -152,6 +154,27 @@ def wgan_vgg_by_hand(w, x):
     return x
 
 
+def resnet_by_hand(w, x):
+    """In training mode: batch statistics."""
+
+    def normal(x):
+        mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
+        return (x - mean) / (variance + 1e-5).sqrt() * w()[:, None, None] + w()[:, None, None]
+
+    y = F.conv2d(x, w(), w(), padding=4)
+    for _ in range(10):
+        z = normal(F.conv2d(y, w(), w(), padding=1)).relu()
+        z = normal(F.conv2d(z, w(), w(), padding=1, groups=8)).relu()
+        y = y + F.conv2d(z, w(), w())
+    return x - F.conv2d(y, w(), w(), padding=1)
+
+
+def cnn10_by_hand(w, x):
+    x = F.conv2d(x, w(), w(), padding=4).relu()
+    x = F.conv2d(x, w(), w(), padding=1).relu()
+    return F.conv2d(x, w(), w(), padding=2)
+
+
 @pytest.mark.parametrize("key", PEERS)
 def test_a_forward_pass_is_its_description_carried_out_by_hand(key):
     network = a_network(key).double().train()
@@ -198,7 +221,7 @@ def test_every_weight_learns_from_the_first_step_on(key):
         assert output.abs().max() > 0
         dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         # a bias before batch normalisation has no effect, so its gradient is rounding or 0
-        assert [name for name in dead if not (key == "cncl" and name.endswith("bias"))] == []
+        assert [name for name in dead if not (key in ("cncl", "resnet") and name.endswith("bias"))] == []
 
 
 def test_cncl_gives_the_fused_image_in_use_and_its_noise_besides_in_training():

@@ -30,5 +30,7 @@ ARCHITECTURES = {
     "wgan_vgg": _network("wgan_vgg", "WGANVGGGenerator"),
     "patch_dml": _network("patch_dml", "PatchDML"),
     "tsc_net": _network("tsc_net", "TSCNet"),
+    "resnet": _network("resnet", "ResNet"),
+    "cnn10": _network("cnn10", "CNN10"),
 }
 """Architecture as the card names it -> its constructor, which imports torch; the card's settings are its arguments."""

@@ -143,7 +143,8 @@ class Balance(nn.Module):
 
 def _gradient_norm(loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
-    return torch.stack([gradient.float().norm() for gradient in gradients]).norm()
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack([g.float().square().sum().sqrt() for g in gradients]))
+    return norm
 
 
 def semantic_contrast(
