@@ -32,7 +32,7 @@ def a_context(
 ) -> TrainingContext:
     """With plain SGD, so that one step tells the gradient."""
     config = TrainConfig(mac=None, patch=patch, growth=growth)
-    loss = SimpleNamespace(**{"vgg_weights": None, "resnet_weights": None} | weight_files)
+    loss = SimpleNamespace(**{"vgg_weights": None, "resnet_weights": None, "du_gan": "defaults"} | weight_files)
     config = SimpleNamespace(**{**vars(config), "loss": loss, "stages": config.stages})
     return TrainingContext(network, network, torch.optim.SGD(network.parameters(), rate), config)
 

@@ -20,6 +20,12 @@ from ASCONDenoiseLib.errors import InputError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
+MAC_OPTIMIZERS = ("sgd", "adamw")
+WEIGHT_FILES = ("vgg_weights", "resnet_weights", "vit_weights")
+"""Settings of the losses that name a file."""
+
+DU_GAN_WEIGHTS = ("defaults", "script")
+
 OBJECTIVE_NAMES = tuple(
     "ascon edcnn cncl du_gan wgan_vgg patch_dml tsc_net tsc_net_latent alden alden_own_features".split()
 )
@@ -46,6 +52,8 @@ class MACConfig:
         neighbour_matching: without it, a patch stands alone (Table S2).
         hard_negatives: without it, negatives are drawn at random from the candidates (Table S2).
         alternate: alternate learning; without it, denoiser and MAC-Net learn in one step (Table S2).
+        optimizer: of MAC-Net: sgd, plain, as released (the paper names none), or adamw, with the denoiser's betas and
+            decay, which is in neither.
     """
 
     global_queries: int = 32
@@ -63,6 +71,7 @@ class MACConfig:
     neighbour_matching: bool = True
     hard_negatives: bool = True
     alternate: bool = True
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         _at_least("mac", self, 1, "global_queries", "local_queries", "negatives", "neighbours")
@@ -72,6 +81,7 @@ class MACConfig:
         _require(0 <= self.momentum <= 1, "mac.momentum", self.momentum, "between 0 and 1")
         there = self.window**2 - 1 if self.candidates is None else min(self.candidates, self.window**2 - 1)
         _require(self.negatives <= there, "mac.negatives", self.negatives, f"at most the {there} candidates")
+        _require(self.optimizer in MAC_OPTIMIZERS, "mac.optimizer", self.optimizer, " or ".join(MAC_OPTIMIZERS))
         _require(self.use_global or self.use_local, "mac", "use_global and use_local false", "null for no MAC-Net")
 
 
@@ -89,6 +99,7 @@ class LossConfig:
         vgg_weights: file with the VGG-19 weights that the perceptual loss needs; none is shipped.
         resnet_weights: file with the ResNet-50 weights of EDCNN's loss; none is shipped.
         vit_weights: file with the weights of ALDEN's vision transformer, DINOv2; none is shipped.
+        du_gan: weights of DU-GAN's losses: the defaults of its authors' code, or the values in their published script.
         mac_weight: of L_global + L_local in the denoiser's loss (step 4).
         mac_net_loss_weight: of L_global + L_local in MAC-Net's own loss (step 2).
         product_output: compare y = x + G(c) - c, what the product makes of G, with the NDCT, both unclipped.
@@ -104,6 +115,7 @@ class LossConfig:
     vgg_weights: str | None = None
     resnet_weights: str | None = None
     vit_weights: str | None = None
+    du_gan: str = "defaults"
     mac_weight: float = 0.05
     mac_net_loss_weight: float = 0.5
     product_output: bool = False
@@ -120,6 +132,7 @@ class LossConfig:
             _require(0 <= fraction < 1, f"loss.{name}", fraction, "from 0 to below 1")
         some = self.mse_weight + self.ssim_weight + self.perceptual_weight > 0
         _require(some, "loss", "no weight of MSE, SSIM or perceptual loss", "above 0 in one of them")
+        _require(self.du_gan in DU_GAN_WEIGHTS, "loss.du_gan", self.du_gan, " or ".join(DU_GAN_WEIGHTS))
         if self.perceptual_weight and self.vgg_weights is None:
             raise InputError(
                 "The perceptual loss needs VGG-19 weights, which ASCON does not ship: name a file with them in "
@@ -129,7 +142,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW for the denoiser, plain SGD for MAC-Net (released; the paper names none), one schedule for both.
+    """AdamW for the denoiser and its schedule, which MAC-Net's optimiser follows (`MACConfig.optimizer`).
 
     Attributes:
         learning_rate: per step, at the start, after the warm-up.
@@ -168,6 +181,7 @@ class TrainConfig:
     Attributes:
         preset: name of the preset that the settings began as.
         network: a key of ASCONDenoiseLib.models.networks.ARCHITECTURES.
+        network_settings: arguments of that network, e.g. {"residual": true}; none is its published form.
         objective: one of OBJECTIVE_NAMES.
         initial: model, name or file, whose weights the denoiser begins with; None: random ones.
         mac: None trains the denoiser alone.
@@ -192,7 +206,7 @@ class TrainConfig:
         unpaired: the NDCT of another patient beside each LDCT; validation stays paired.
         train_with_all: the validation patients train too, as in the paper; nothing is validated then.
         seed: of all that is random.
-        precision: fp32, bf16 or fp16, of all but the last layer and the losses; not given in the paper.
+        precision: fp32 (released), or bf16 or fp16 for what does not hand on the image; losses are in fp32 always.
         ema: fraction kept per step of the averaged weights that are validated and saved; not in the paper.
         validate_every: epochs from one validation to the next.
         validation_slices: number, evenly spaced, of the slices of all validation patients; None: all.
@@ -204,6 +218,7 @@ class TrainConfig:
 
     preset: str = "released"
     network: str = "esau_net"
+    network_settings: dict[str, Any] = field(default_factory=dict)
     objective: str = "ascon"
     initial: str | None = None
     mac: MACConfig | None = field(default_factory=MACConfig)
@@ -226,7 +241,7 @@ class TrainConfig:
     unpaired: bool = False
     train_with_all: bool = False
     seed: int = 0
-    precision: str = "bf16"
+    precision: str = "fp32"
     ema: float | None = None
     validate_every: int = 1
     validation_slices: int | None = 64
@@ -266,9 +281,9 @@ class TrainConfig:
         _require(self.objective in OBJECTIVE_NAMES, "objective", self.objective, f"one of {', '.join(OBJECTIVE_NAMES)}")
         if self.objective != "ascon":
             _require(self.mac is None, "mac", "set", f"null with the objective {self.objective}")
-            for setting in dataclasses.fields(LossConfig):  # of which it uses the weights files alone
+            for setting in dataclasses.fields(LossConfig):  # of which it uses these alone
                 value = getattr(self.loss, setting.name)
-                unused = value == setting.default or setting.name in ("vgg_weights", "resnet_weights", "vit_weights")
+                unused = value == setting.default or setting.name in (*WEIGHT_FILES, "du_gan")
                 _require(unused, f"loss.{setting.name}", value, f"left out: {self.objective} has losses of its own")
         low, high = self.kernels or (0.0, 0.0)
         _require(-1 < low <= high, "kernels", self.kernels, "two numbers above -1, the lower first, or null")

@@ -37,6 +37,8 @@ def test_changes_by_name():
         ({"precision": "fp8"}, "precision is 'fp8'; it must be fp32, bf16, fp16"),
         ({"patch": 8}, "patch is 8; it must be 16 pixels or more"),
         ({"ema": 1}, "ema is 1.0"),
+        ({"mac.optimizer": "adam"}, r"mac\.optimizer is 'adam'; it must be sgd or adamw"),
+        ({"loss.du_gan": "paper"}, r"loss\.du_gan is 'paper'; it must be defaults or script"),
         ({"mac.window": 6}, r"mac\.window is 6; it must be odd"),
         ({"mac.window": 3}, r"mac\.negatives is 24; it must be at most the 8 candidates"),
         ({"mac.candidates": 20}, r"mac\.negatives is 24; it must be at most the 20"),

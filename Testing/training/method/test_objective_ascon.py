@@ -306,6 +306,10 @@ def test_the_settings_make_the_objective(tmp_path):
     assert [id(p) for p in group["params"]] == [id(p) for p in parts["mac"].parameters() if p.requires_grad]
     own = replace(config, optimizer=OptimizerConfig(mac_learning_rate=0.3))
     assert made(own).parts["mac_optimizer"].param_groups[0]["lr"] == 0.3
+    adaptive = made(replace(config, mac=replace(MAC, optimizer="adamw"))).parts["mac_optimizer"]
+    (group,) = adaptive.param_groups
+    assert isinstance(adaptive, torch.optim.AdamW)
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-4, (0.5, 0.999), 0.01)
     weights_file = tmp_path / "vgg19.pt"
     torch.save({name: torch.full_like(w, 0.01) for name, w in VGG19().state_dict().items()}, weights_file)
     loss = LossConfig(perceptual_weight=1.0, vgg_weights=str(weights_file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,19 +130,34 @@ class TwoJudges(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
 
-def a_du_gan(network: nn.Module) -> du_gan.DUGANObjective:
+PUBLISHED = {
+    "defaults": {"mse": 1, "gradient": 20, "image": 0.1, "gradient_domain": 0.1, "consistency": 1, "rate": 1e-4},
+    "script": {
+        "mse": 5.034293425614828,
+        "gradient": 35.310016043755894,
+        "image": 0.14178356036938378,
+        "gradient_domain": 0.11960717521104237,
+        "consistency": 5.08720932695335,
+        "rate": 7.122979672016055e-05,
+    },
+}
+"""The authors' defaults, and their script train_dugan.sh."""
+
+
+def a_du_gan(network: nn.Module, weights: str = "defaults") -> du_gan.DUGANObjective:
     judges = TwoJudges()
     optimizers = {n: torch.optim.SGD(getattr(judges, n).parameters(), RATE) for n in ("image", "gradient")}
-    return du_gan.DUGANObjective(a_context(network), judges, optimizers)
+    return du_gan.DUGANObjective(a_context(network, du_gan=weights), judges, optimizers)
 
 
+@pytest.mark.parametrize("weights", ["defaults", "script"])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_du_gan_is_its_losses_in_both_domains(mixed, monkeypatch):
-    network = a_denoiser()
-    objective, by_hand, (ldct, ndct) = a_du_gan(network), copy.deepcopy(network), a_batch(16)
+def test_du_gan_is_its_losses_in_both_domains(weights, mixed, monkeypatch):
+    network, published = a_denoiser(), PUBLISHED[weights]
+    objective, by_hand, (ldct, ndct) = a_du_gan(network, weights), copy.deepcopy(network), a_batch(16)
     judges = copy.deepcopy(objective.discriminators)
     monkeypatch.setattr(du_gan, "CUTMIX_WARM_UP", 1)
-    monkeypatch.setattr(du_gan, "CUTMIX_PROBABILITY", float(mixed))
+    objective.weights = replace(objective.weights, cutmix=float(mixed))
     values = objective.step(ldct, ndct, seeded(7))
 
     random = seeded(7)
@@ -160,14 +176,15 @@ def test_du_gan_is_its_losses_in_both_domains(mixed, monkeypatch):
             mask = du_gan.cutmix_mask(r.shape, random)
             mw, mp = judge(torch.where(mask > 0, r, f.detach()))
             loss = loss + (mw**2).mean() + ((mp - mask) ** 2).mean()
-            loss = loss + ((mp - torch.where(mask > 0, rp, fp)) ** 2).mean()
-        assert values["image" if name == "image" else "gradient_domain"] == pytest.approx(loss.item(), rel=1e-4)
+            loss = loss + published["consistency"] * ((mp - torch.where(mask > 0, rp, fp)) ** 2).mean()
+        domain = "image" if name == "image" else "gradient_domain"
+        assert values[domain] == pytest.approx(loss.item(), rel=1e-4)
         assert_moved_along(now, judge, loss)
         whole, pixels = copy.deepcopy(now)(f)  # after its step
-        adversarial = adversarial + ((whole - 1) ** 2).mean() + ((pixels - 1) ** 2).mean()
+        adversarial = adversarial + published[domain] * (((whole - 1) ** 2).mean() + ((pixels - 1) ** 2).mean())
     mse = ((real - false) ** 2).mean()
     gradient = (du_gan.gradient_size(real) - du_gan.gradient_size(false)).abs().mean()
-    total = mse + 20 * gradient + 0.1 * adversarial
+    total = published["mse"] * mse + published["gradient"] * gradient + adversarial
     assert values["loss"] == pytest.approx(total.item(), rel=1e-4)
     assert_moved_along(network, by_hand, total)
 
@@ -179,6 +196,15 @@ def test_cutmix_comes_more_often_until_it_is_warm_and_resumes_where_it_stood():
     assert mixed[:500].mean() == pytest.approx(0.125, abs=0.05) and mixed[1000:].mean() == pytest.approx(0.5, abs=0.04)
     other.parts["discriminators"].load_state_dict(objective.parts["discriminators"].state_dict())
     assert other.discriminators.steps == 4000
+
+
+@pytest.mark.usefixtures("thin_discriminators")
+@pytest.mark.parametrize("weights", ["defaults", "script"])
+def test_the_setting_chooses_rate_and_cutmix(weights):
+    objective = du_gan.make(a_context(a_denoiser(), du_gan=weights))
+    for name in ("image", "gradient"):
+        assert objective.optimizers[name].param_groups[0]["lr"] == PUBLISHED[weights]["rate"]
+    assert objective.weights.cutmix == {"defaults": 0.5, "script": 0.7615524094697519}[weights]
 
 
 @pytest.mark.usefixtures("thin_discriminators")

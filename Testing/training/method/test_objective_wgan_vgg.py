@@ -63,10 +63,18 @@ def test_the_critic_takes_four_steps_and_then_the_denoiser_one(a_vgg_file):
         judge.w.data -= RATE * slope
     assert (values["distance"], values["penalty"]) == pytest.approx((distance.item(), penalty.item()), rel=1e-3)
     assert torch.allclose(critic.w, judge.w, rtol=1e-4, atol=1e-6)
-    features = ((vgg(denoised) - vgg(ndct)) ** 2).mean()
+    features = ((vgg(denoised)[-1] - vgg(ndct)[-1]) ** 2).sum() / 2 / 2  # half of it, for a batch of two
     loss = -judge(denoised).mean() + 0.1 * features
     assert values["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert_moved_along(network, by_hand, loss)
+
+
+def test_the_vgg_loss_of_a_patch_is_4096_means(a_vgg_file):
+    """512 maps of 4x4 for a patch of 64x64: half of their sum."""
+    vgg, (denoised, ndct) = wgan_vgg.load_vgg19(a_vgg_file), a_batch(64)
+    mean = ((vgg(denoised)[-1] - vgg(ndct)[-1]) ** 2).mean().item()
+    assert mean > 0
+    assert wgan_vgg.deepest_distance(vgg, denoised, ndct).item() == pytest.approx(4096 * mean, rel=1e-5)
 
 
 def test_the_critic_is_its_description_by_hand():
@@ -74,6 +82,7 @@ def test_the_critic_is_its_description_by_hand():
     critic = wgan_vgg.Critic(32)
     assert (
         sum(p.numel() for p in wgan_vgg.Critic(64).parameters())
+        == 17_923_521
         == sum((9 * a + 1) * b for a, b in ((1, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256)))
         + (8 * 8 * 256 + 1) * 1024
         + 1025

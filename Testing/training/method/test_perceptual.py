@@ -26,21 +26,20 @@ def test_the_layers_are_those_of_vgg_19(a_vgg):
 def test_features_are_those_of_its_convolutions_one_by_one(a_vgg):
     x = torch.rand(1, 1, 32, 48)
     y = torch.cat([(x - mean) / sd for mean, sd in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))], 1)
-    tensors = iter(a_vgg.state_dict().values())
-    for block, convolutions in enumerate((2, 2, 4, 4, 4)):
-        for i in range(convolutions):
-            y = F.conv2d(y, next(tensors), next(tensors), padding=1)
-            if (block, i) != (4, 3):
-                y = y.relu()
-        y = y if block == 4 else F.max_pool2d(y, 2)
-    assert torch.allclose(a_vgg(x), y, atol=1e-6)
-    assert y.shape == (1, 512, 2, 3) and (y < 0).any()
+    tensors, maps = iter(a_vgg.state_dict().values()), a_vgg(x)
+    for convolutions, found in zip((2, 2, 4, 4, 4), maps, strict=True):
+        for _ in range(convolutions):
+            y = F.conv2d(y, next(tensors), next(tensors), padding=1).relu()
+        assert torch.allclose(found, y, atol=1e-6) and (found > 0).any()
+        y = F.max_pool2d(y, 2)
+    assert [m.shape[1:] for m in maps] == [(64, 32, 48), (128, 16, 24), (256, 8, 12), (512, 4, 6), (512, 2, 3)]
 
 
-def test_the_loss_is_the_mean_square_between_features_and_moves_only_the_denoised(a_vgg):
+def test_the_loss_is_the_sum_of_the_mean_squares_of_five_maps_and_moves_only_the_denoised(a_vgg):
     denoised, ndct = (x.requires_grad_() for x in torch.rand(2, 1, 1, 32, 32).unbind())
     loss = perceptual_loss(a_vgg, denoised, ndct)
-    assert loss.item() == pytest.approx(((a_vgg(denoised) - a_vgg(ndct)) ** 2).mean().item(), rel=1e-5)
+    by_hand = [((a - b) ** 2).mean().item() for a, b in zip(a_vgg(denoised), a_vgg(ndct), strict=True)]
+    assert loss.item() == pytest.approx(sum(by_hand), rel=1e-5) and len(by_hand) == 5
     assert perceptual_loss(a_vgg, ndct, ndct).item() == 0
     loss.backward()
     assert denoised.grad.abs().sum() > 0 and ndct.grad is None

@@ -27,12 +27,17 @@ def make(context: TrainingContext) -> ASCONObjective:
 
     Raises InputError where the file with VGG-19's weights cannot be used.
     """
-    mac, mac_optimizer, config = None, None, context.config
+    mac, config = None, context.config
+    mac_optimizer: torch.optim.Optimizer | None = None
     if config.mac is not None:
         mac = MACNet(config.mac).to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         learning = [p for p in mac.parameters() if p.requires_grad]
-        rate = config.optimizer.mac_learning_rate or config.optimizer.learning_rate
-        mac_optimizer = torch.optim.SGD(learning, rate)  # no momentum, as released; the paper names none
+        settings = config.optimizer
+        rate = settings.mac_learning_rate or settings.learning_rate
+        if config.mac.optimizer == "adamw":
+            mac_optimizer = torch.optim.AdamW(learning, rate, settings.betas, weight_decay=settings.weight_decay)
+        else:
+            mac_optimizer = torch.optim.SGD(learning, rate)  # no momentum, as released; the paper names none
     vgg = None
     if config.loss.perceptual_weight and config.loss.vgg_weights is not None:
         vgg = load_vgg19(config.loss.vgg_weights).to(context.device)

@@ -1,11 +1,14 @@
 """DU-GAN's losses: U-Net discriminators of image and gradient, with CutMix (Huang et al., IEEE TIM 71, 2022).
 
-arXiv 2108.10772, section III; layers and weights are those of the authors' implementation (its defaults). Its images
-are in units of [-300, 300] HU; ours are converted to these before losses and discriminators, or the weights would mean
-other things. They are not clipped: air and bone are learnt, too.
+arXiv 2108.10772, section III; the layers are those of the authors' implementation. It has two sets of weights: the
+defaults of its code, and the values in the script that it publishes, found by a search; the setting loss.du_gan takes
+one of them. Its images are in units of [-300, 300] HU; ours are converted to these before losses and discriminators, or
+the weights would mean other things. They are not clipped: air and bone are learnt, too.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,16 +22,48 @@ from ASCONTrainingLib.method.objective import TrainingContext, frozen, to_floats
 from ASCONTrainingLib.method.objectives.cncl import least_squares
 
 WINDOW_HU = (-300.0, 300.0)
-MSE_WEIGHT, GRADIENT_WEIGHT, ADVERSARIAL_WEIGHT, CONSISTENCY_WEIGHT = 1.0, 20.0, 0.1, 1.0
-CUTMIX_PROBABILITY, CUTMIX_WARM_UP = 0.5, 1000
-"""Of a step with CutMix, reached after so many steps."""
-RATE = 1e-4
-"""Of each discriminator's Adam."""
+CUTMIX_WARM_UP = 1000
+"""Steps until CutMix has its full probability."""
 STEPS_DOWN, WIDTH, WIDEST = 6, 64, 512
 SLOPE, INITIAL_SD = 0.2, 0.01
 SOBEL = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))
 SOBEL_FLOOR = 1e-4
 """Added under the root of the gradient's magnitude, which makes its slope at 0 finite."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the losses, and what else the published script sets.
+
+    Attributes:
+        mse: of the MSE.
+        gradient: of the mean difference of gradients.
+        adversarial: of the adversarial loss in each domain, "image" and "gradient".
+        consistency: of CutMix's consistency, in the discriminators' loss.
+        cutmix: probability of a step with CutMix, after the warm-up.
+        rate: of each discriminator's Adam; the denoiser's is in the presets.
+    """
+
+    mse: float
+    gradient: float
+    adversarial: dict[str, float]
+    consistency: float
+    cutmix: float
+    rate: float
+
+
+WEIGHTS = {
+    "defaults": Weights(1.0, 20.0, {"image": 0.1, "gradient": 0.1}, 1.0, cutmix=0.5, rate=1e-4),
+    "script": Weights(
+        mse=5.034293425614828,
+        gradient=35.310016043755894,
+        adversarial={"image": 0.14178356036938378, "gradient": 0.11960717521104237},
+        consistency=5.08720932695335,
+        cutmix=0.7615524094697519,
+        rate=7.122979672016055e-05,
+    ),
+}
+"""The setting loss.du_gan -> what it stands for."""
 
 
 def make(context: TrainingContext) -> DUGANObjective:
@@ -37,8 +72,9 @@ def make(context: TrainingContext) -> DUGANObjective:
         if patch is not None and patch % DualDomain.SIDE_MULTIPLE:
             raise InputError(f"DU-GAN's discriminators need sides that are multiples of 64; got patches of {patch}.")
     discriminators = DualDomain().to(context.device)
+    rate = WEIGHTS[context.config.loss.du_gan].rate
     optimizers: dict[str, torch.optim.Optimizer] = {
-        name: torch.optim.Adam(getattr(discriminators, name).parameters(), RATE) for name in ("image", "gradient")
+        name: torch.optim.Adam(getattr(discriminators, name).parameters(), rate) for name in ("image", "gradient")
     }
     return DUGANObjective(context, discriminators, optimizers)
 
@@ -50,6 +86,7 @@ class DUGANObjective:
         self, context: TrainingContext, discriminators: DualDomain, optimizers: dict[str, torch.optim.Optimizer]
     ):
         self.context, self.discriminators, self.optimizers = context, discriminators, optimizers
+        self.weights = WEIGHTS[context.config.loss.du_gan]
         self.wrapped = {name: context.wrap(getattr(discriminators, name)) for name in optimizers}
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {"discriminators": discriminators}
         self.parts |= {f"{name}_optimizer": optimizer for name, optimizer in optimizers.items()}
@@ -57,8 +94,8 @@ class DUGANObjective:
     def step(self, ldct: torch.Tensor, ndct: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
         """As `Objective.step`; `generator` draws CutMix's boxes.
 
-        "mse", "gradient" and "adversarial" are parts of the denoiser's loss before their weights, "image" and
-        "gradient_domain" the discriminators' losses.
+        "mse" and "gradient" are parts of the denoiser's loss before their weights, "adversarial" is one with its
+        weights, "image" and "gradient_domain" are the discriminators' losses.
         """
         denoised = to_window(self.context.denoise(ldct))
         ldct, ndct = to_window(ldct), to_window(ndct)
@@ -75,11 +112,13 @@ class DUGANObjective:
             critic_losses[name] = loss
 
         with frozen(self.discriminators):
-            scores = [self._scores(getattr(self.discriminators, n), false) for n, (_, false, _) in domains.items()]
-            adversarial = total_loss(least_squares(whole, 1.0) + least_squares(pixels, 1.0) for whole, pixels in scores)
+            adversarial = total_loss(
+                self.weights.adversarial[name] * self._fooled(getattr(self.discriminators, name), false)
+                for name, (_, false, _) in domains.items()
+            )
         mse = F.mse_loss(denoised, ndct)
         gradient = F.l1_loss(domains["gradient"][1], domains["gradient"][0])
-        loss = MSE_WEIGHT * mse + GRADIENT_WEIGHT * gradient + ADVERSARIAL_WEIGHT * adversarial
+        loss = self.weights.mse * mse + self.weights.gradient * gradient + adversarial
         (norm,) = self.context.descend(loss, "denoiser", self.context.optimizer)
         parts = {"loss": loss, "mse": mse, "gradient": gradient, "adversarial": adversarial, "gradient_norm": norm}
         return to_floats(parts | {"image": critic_losses["image"], "gradient_domain": critic_losses["gradient"]})
@@ -87,7 +126,7 @@ class DUGANObjective:
     def _mixes(self, generator: torch.Generator) -> bool:
         """Whether this step has CutMix; counts the steps."""
         self.discriminators.steps += 1
-        probability = CUTMIX_PROBABILITY * min(1.0, self.discriminators.steps.item() / CUTMIX_WARM_UP)
+        probability = self.weights.cutmix * min(1.0, self.discriminators.steps.item() / CUTMIX_WARM_UP)
         return torch.rand((), generator=generator).item() < probability
 
     def _discriminator_loss(
@@ -110,8 +149,13 @@ class DUGANObjective:
         if mask is not None:
             mixture = mask * pixels[0] + (1 - mask) * pixels[1]
             loss = loss + least_squares(whole[3], 0.0) + (pixels[3] - mask).square().mean()
-            loss = loss + CONSISTENCY_WEIGHT * F.mse_loss(pixels[3], mixture)
+            loss = loss + self.weights.consistency * F.mse_loss(pixels[3], mixture)
         return loss
+
+    def _fooled(self, discriminator: nn.Module, denoised: torch.Tensor) -> torch.Tensor:
+        """0 where a discriminator takes the denoised image, and each pixel of it, for real."""
+        whole, pixels = self._scores(discriminator, denoised)
+        return least_squares(whole, 1.0) + least_squares(pixels, 1.0)
 
     def _scores(self, discriminator: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with self.context.autocast():

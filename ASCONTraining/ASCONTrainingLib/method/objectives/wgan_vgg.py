@@ -1,8 +1,10 @@
 """WGAN-VGG's losses: Wasserstein distance with gradient penalty, and VGG-19 (Yang et al., IEEE TMI 37:1348, 2018).
 
 Four steps of the critic, then one of the denoiser (section III-B), all on the same batch; the authors draw a new one
-for each. Penalty 10 and VGG weight 0.1 are the paper's (section III-B). Their implementation has a penalty of 1, and
-sums the differences of VGG features where equation 6 and we have their mean.
+for each. Penalty 10 and VGG weight 0.1 are the paper's (section III-B); their implementation has a penalty of 1. The
+VGG loss is theirs: half the sum of the squared differences of relu5_4. Equation 6 has their mean, which for patches of
+64x64 is 4096 times less and would leave the denoiser to the critic. Their VGG-19 takes images up to 255, the usual
+files of today images of about one deviation: how large its features are is up to the file.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONTrainingLib.method.objective import TrainingContext, frozen, to_floats
-from ASCONTrainingLib.method.perceptual import VGG19, load_vgg19, perceptual_loss
+from ASCONTrainingLib.method.perceptual import VGG19, deepest_distance, load_vgg19
 
 CRITIC_STEPS = 4
 PENALTY = 10.0
@@ -66,7 +68,7 @@ class WGANVGGObjective:
 
         with frozen(self.critic), self.context.autocast():
             adversarial = -self.critic(denoised).float().mean()
-            perceptual = perceptual_loss(self.vgg, denoised, ndct)
+            perceptual = deepest_distance(self.vgg, denoised, ndct)
         loss = adversarial + VGG_WEIGHT * perceptual
         (norm,) = self.context.descend(loss, "denoiser", self.context.optimizer)
         parts = {"loss": loss, "adversarial": adversarial, "perceptual": perceptual, "gradient_norm": norm}
@@ -93,7 +95,7 @@ def gradient_penalty(critic: nn.Module, between: torch.Tensor) -> torch.Tensor:
 class Critic(nn.Module):
     """Six 3x3 convolutions, every second halves, then 1024 neurons and one: for patches of one size (section II-C).
 
-    18,930,881 parameters for the paper's patches of 64x64. Weights begin as Xavier's, biases at 0.
+    17,923,521 parameters for the paper's patches of 64x64. Weights begin as Xavier's, biases at 0.
     """
 
     def __init__(self, side: int):
