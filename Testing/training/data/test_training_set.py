@@ -12,6 +12,7 @@ from training_fixtures import LIMITS, VOLUMES, make_random_set, some_hu
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONTrainingLib.data.background import background_cells
+from ASCONTrainingLib.data.reconstruction import Reconstructions
 from ASCONTrainingLib.data.training_set import EvaluationSet, TrainingSet
 
 
@@ -155,12 +156,67 @@ def test_item_travels_to_other_processes_without_the_voxels(tmp_path):
         ({"patch": 16, "stride": 4}, "multiples of 8 pixels; got 16 and 4"),
         ({"patch": 128}, r"6 slices of 48x64, 56x40 .*none of them has a patch of 128x128"),
         ({"patch": 16, "max_background": 0.0}, "less than 0% background"),
+        ({"reconstructions": Reconstructions((0.4, 1.0))}, "for patches, not for whole slices"),
         ({}, r"differ in size \(56x40 in 1 volume, 48x64 in 1 volume\)"),
     ],
 )
 def test_what_cannot_be_trained_on_is_a_sentence(a_set, arguments, message):
     with pytest.raises(InputError, match=message):
         TrainingSet(a_set[0], **arguments)
+
+
+PATIENTS = [
+    ("a", "A", "train", (3, 40, 56), None),
+    ("a2", "A", "train", (3, 40, 56), None),
+    ("b", "B", "train", (2, 64, 48), None),
+    ("c", "C", "train", (4, 40, 40), None),
+    ("v", "V", "validation", (3, 32, 32), None),
+]
+
+
+def test_unpaired_images_are_never_of_one_patient_and_the_ldct_is_what_it_was(tmp_path):
+    make_random_set(tmp_path, PATIENTS)
+    settings = {"patch": 16, "stride": 8, "seed": 3}
+    paired, unpaired = TrainingSet(tmp_path, **settings), TrainingSet(tmp_path, unpaired=True, **settings)
+    patient = np.array(["A", "A", "B", "C"])[paired.table[:, 0]]
+    partners = Counter()
+    for epoch in range(4):
+        found = [unpaired.partner(index, epoch) for index in range(len(unpaired))]
+        assert all(patient[index] != patient[partner] for index, partner in enumerate(found))
+        partners.update(found)
+        for index in range(0, len(unpaired), 5):
+            ldct, ndct = unpaired.item(index, epoch)
+            assert torch.equal(ldct, paired.item(index, epoch)[0])
+            assert not torch.equal(ndct, paired.item(index, epoch)[1])
+            hu = np.sort(ndct.numpy().ravel())  # whatever the turn, the values are those of the partner's NDCT
+            assert np.array_equal(hu, np.sort(paired[found[index]][1].numpy().ravel()))
+    assert len(partners) > 0.8 * len(unpaired)  # all of them come, not a few
+    assert max(partners.values()) < 0.1 * sum(partners.values())
+
+
+def test_unpaired_images_are_a_pure_function_of_the_key(tmp_path):
+    make_random_set(tmp_path, PATIENTS)
+    keys = [(epoch, turn, index) for epoch in range(2) for turn in range(2) for index in (0, 9, 30)]
+    first, again, other = (TrainingSet(tmp_path, patch=16, unpaired=True, seed=seed) for seed in (1, 1, 2))
+    forwards = {key: first[key] for key in keys}
+    backwards = {key: again[key] for key in reversed(keys)}
+    assert all(torch.equal(a, b) for key in keys for a, b in zip(forwards[key], backwards[key], strict=True))
+    assert {first.partner(5, epoch, turn) for epoch, turn in ((0, 0), (1, 0), (0, 1))} != {first.partner(5)}
+    assert any(not torch.equal(other[key][1], forwards[key][1]) for key in keys)
+
+
+def test_unpaired_training_needs_two_patients(tmp_path):
+    make_random_set(tmp_path, [*PATIENTS[:2], PATIENTS[4]])
+    with pytest.raises(InputError, match="has one patient to train on; unpaired training needs two"):
+        TrainingSet(tmp_path, patch=16, unpaired=True)
+    TrainingSet(tmp_path, patch=16, unpaired=True, with_validation=True)  # V is the second
+
+
+def test_the_validation_patients_may_train_too(tmp_path):
+    make_random_set(tmp_path, PATIENTS)
+    alone, together = (TrainingSet(tmp_path, patch=16, with_validation=more) for more in (False, True))
+    assert np.array_equal(together.table[: len(alone)], alone.table) and (together.table[len(alone) :, 0] == 4).all()
+    assert len(together) > len(alone)
 
 
 def test_missing_split_is_named_with_what_there_is(tmp_path):

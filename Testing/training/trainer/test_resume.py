@@ -34,6 +34,18 @@ def test_resumed_training_is_the_uninterrupted_one(a_set, tmp_path, stop, worker
     assert sha256(tmp_path / "straight" / model) == sha256(tmp_path / "resumed" / model)
 
 
+def test_resumed_training_draws_the_reconstructions_and_partners_that_it_would_have(tmp_path):
+    a_set = make_set(tmp_path / "set", ("train", "train", "validation"))
+    ranges = {"pixels_mm": (0.4, 1.0), "kernel_cutoffs": (0.2, 0.8), "noise_hu": (2.0, 80.0), "doses": (0.05, 1.0)}
+    config = tiny_config(**ranges, noise_cutoffs=(0.2, 0.5), lesions=3.0, unpaired=True, workers=2)
+    fit(config, a_set, tmp_path / "straight", device=CPU)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, a_set, tmp_path / "resumed", device=CPU, progress=interrupt_at(2))
+    fit(config, a_set, tmp_path / "resumed", device=CPU, resume=True)
+    straight, resumed = (load_checkpoint(tmp_path / run / "last.pt") for run in ("straight", "resumed"))
+    assert not differences(straight, resumed)
+
+
 def test_resumed_training_with_mac_net_is_the_uninterrupted_one(a_set, tmp_path):
     """MAC-Net's online and target networks, its optimiser and the queries' random state go on too."""
     config = tiny_config(mac=SMALL_MAC, precision="bf16", epochs=1, steps_per_epoch=6, batch=1, patch=64, ema=0.9)

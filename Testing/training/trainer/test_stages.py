@@ -9,14 +9,18 @@ import pytest
 from trainer_fixtures import (
     CPU,
     differences,
+    fingerprint,
     interrupt_at,
     rows,
 )
 from training_fixtures import tiny_config
 
+from ASCONDenoiseLib.models.files import load_network
 from ASCONTrainingLib.config.settings import OptimizerConfig
 from ASCONTrainingLib.trainer import progress, trainer
+from ASCONTrainingLib.trainer.distributed import Processes
 from ASCONTrainingLib.trainer.run_folder import load_checkpoint
+from ASCONTrainingLib.trainer.stages import open_stages
 from ASCONTrainingLib.trainer.trainer import fit
 from ASCONTrainingLib.trainer.training_state import TrainingState
 
@@ -88,3 +92,24 @@ def test_budget_ends_the_training_and_the_schedule_follows_its_share(a_set, tmp_
     assert found == pytest.approx([0.005 * (1 + math.cos(math.pi * fraction / 5)) for fraction in range(5)])
     assert [row["step"] for row in rows(tmp_path / "run", "validation")] == [5]
     assert trained.model.exists() and "ended after step 5 of 300" in said[-2]
+
+
+def test_an_epoch_of_so_many_crops_has_steps_of_each_stages_batch(a_set):
+    config = tiny_config(epochs=4, steps_per_epoch=None, crops_per_epoch=60, batch=6, growth=((0.5, 48, 4),))
+    _, stages = open_stages(config, a_set, Processes(CPU))
+    assert [stage.batches.steps for stage in stages] == [10, 15]
+    orders = [[index for batch in stages[0].batches for _, _, index in batch]]
+    stages[0].batches.epoch = 1
+    orders.append([index for batch in stages[0].batches for _, _, index in batch])
+    assert len(set(orders[0])) == len(set(orders[1])) == 60 < len(stages[0].items)
+    assert set(orders[0]) != set(orders[1])  # drawn anew
+
+
+def test_with_all_patients_the_last_network_is_the_result_and_the_card_says_what_it_has_seen(a_set, tmp_path):
+    trained = fit(tiny_config(train_with_all=True), a_set, tmp_path / "run", device=CPU)
+    assert not rows(tmp_path / "run", "validation") and not (tmp_path / "run" / "best.pt").exists()
+    assert trained.split == "test"
+    scans = trained.card.scans
+    assert scans["train"] == sorted(fingerprint(a_set, name) for name in ("P0", "P1")) and not scans["validation"]
+    network = load_network(trained.model)[0]
+    assert not differences(dict(network.state_dict()), dict(load_checkpoint(tmp_path / "run" / "last.pt")["network"]))
