@@ -96,12 +96,13 @@ class NoisePowerSpectrum:
         )
 
 
-def nps(rois_hu: np.ndarray, spacing_mm: tuple[float, ...]) -> NoisePowerSpectrum:
+def nps(rois_hu: np.ndarray, spacing_mm: tuple[float, ...], *, trend: int | None = 2) -> NoisePowerSpectrum:
     """Measure the noise power spectrum of square regions, each less its best second-order polynomial (TG-233).
 
     Args:
         rois_hu: (N, n, n).
         spacing_mm: (x, y, ...).
+        trend: order of the polynomial. Differences of two images of one anatomy have none: None takes nothing away.
 
     Raises:
         InputError: the regions are not square or smaller than 8.
@@ -111,7 +112,8 @@ def nps(rois_hu: np.ndarray, spacing_mm: tuple[float, ...]) -> NoisePowerSpectru
         raise InputError(f"A noise power spectrum needs regions of shape (N, n, n) with n >= 8; got {rois.shape}.")
     count, n, _ = rois.shape
     dx, dy = spacing_mm[:2]
-    flat = detrended(rois.reshape(count, -1), polynomials(n, order=2))
+    flat = rois.reshape(count, -1)
+    flat = flat if trend is None else detrended(flat, polynomials(n, trend))
     power_2d = (np.abs(np.fft.fft2(flat.reshape(rois.shape))) ** 2).mean(axis=0) * dx * dy / n**2
     radius = np.hypot(np.fft.fftfreq(n, dy)[:, None], np.fft.fftfreq(n, dx)[None, :])
     width = 1 / (n * min(dx, dy))

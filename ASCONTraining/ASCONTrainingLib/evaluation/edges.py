@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ASCONDenoiseLib.imaging.edges import edge_width_mm
+from ASCONDenoiseLib.imaging.edges import edge_width_mm, line_profile
 from ASCONDenoiseLib.imaging.noise import Spacing
 from ASCONTrainingLib.evaluation.volumes import VolumePair
 
@@ -115,10 +115,6 @@ def _edge_places(
 
 def _profile(image: np.ndarray, spacing_mm: Spacing, row: float, column: float, ny: float, nx: float) -> np.ndarray:
     """Values along the normal, in steps of half a mm, mean over parallel lines."""
-    dx, dy, _ = spacing_mm
-    along = np.linspace(-PROFILE_MM, PROFILE_MM, int(4 * PROFILE_MM) + 1)[None]
-    across = np.linspace(-LATERAL_MM, LATERAL_MM, 5)[:, None]
-    where = [row + (along * ny + across * nx) / dy, column + (along * nx - across * ny) / dx]
-    top, left = (max(0, int(np.floor(w.min())) - 3) for w in where)
-    part = image[top : int(where[0].max()) + 5, left : int(where[1].max()) + 5].astype(np.float32)
-    return ndimage.map_coordinates(part, [where[0] - top, where[1] - left], order=3, mode="nearest").mean(0)
+    dy, dx = PROFILE_MM * ny / spacing_mm[1], PROFILE_MM * nx / spacing_mm[0]
+    ends = (row - dy, column - dx), (row + dy, column + dx)
+    return line_profile(image, spacing_mm, *ends, lateral_mm=LATERAL_MM, step_mm=0.5)[1]
