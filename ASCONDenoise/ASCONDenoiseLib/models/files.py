@@ -20,7 +20,7 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU
 from ASCONDenoiseLib.io.atomic import atomic_file
 from ASCONDenoiseLib.models.card import ModelCard, load_card
-from ASCONDenoiseLib.models.networks import ARCHITECTURES
+from ASCONDenoiseLib.models.networks import ARCHITECTURES, build
 
 if TYPE_CHECKING:
     from torch import nn
@@ -246,9 +246,9 @@ def _build(card: ModelCard, path: Path) -> nn.Module:
             f"know (it knows {', '.join(ARCHITECTURES)}). Update ASCON, or choose another model."
         )
     try:
-        return ARCHITECTURES[card.architecture](**card.settings)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"The settings in the card of {path.name} do not fit {card.architecture}: {error}.") from None
+        return build(card.architecture, card.settings)
+    except InputError as error:
+        raise InputError(f"The settings in the card of {path.name} do not fit {card.architecture}: {error}") from None
 
 
 def _check_weights(weights: dict[str, Any], network: nn.Module, path: Path) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from ASCONDenoiseLib.imaging.output_rule import check_strength, with_difference
 from ASCONDenoiseLib.models import cpu, mixed_precision
 from ASCONDenoiseLib.models.devices import device_title, free_main_memory, free_reserved_memory, pick_device
 from ASCONDenoiseLib.models.mixed_precision import FP32, MIXED
+from ASCONDenoiseLib.models.networks import has_features, image_of
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def denoise(
         progress: called with (slices done, slices in all) after each slice.
         cancelled: asked before each batch; True raises Cancelled.
         see_features: called for each slice with (its index, the features before the last layer (C, H, W) in float32,
-            the denoised slice). The network then has `features`, (B, 1, H, W) -> (B, C, H, W), and `last`, from there
+            the denoised slice). The network then has `features`, (B, 1, H, W) -> (B, C, h, w), and `last`, from there
             to its output; it runs at strength 0, too.
         out: (S, H, W) array of the input's dtype that receives the result, e.g. memory-mapped. Integer results are
             rounded to nearest.
@@ -159,7 +160,7 @@ class _Runner:
         if batch is not None and batch < 1:
             raise InputError(f"A batch has 1 slice or more; got {batch}.")
         mixed_precision.check_precision(network, precision)
-        if with_features and not (hasattr(network, "features") and hasattr(network, "last")):
+        if with_features and not has_features(network):
             name = type(network).__name__
             raise InputError(f"{name} has no features to look at. Choose a model that has: ESAU-Net.")
         self.network = network
@@ -245,9 +246,10 @@ class _Runner:
         with _evaluation_mode(network), torch.inference_mode(), tf32_off:
             if not self.with_features:
                 return cropped(network(x)), None
-            with_features: Any = network  # checked to have `features` and `last`
-            features = with_features.features(x)
-            return cropped(with_features.last(features)), cropped(features)
+            features: torch.Tensor = cast(Any, network).features(x)  # checked to have it
+            output = cropped(image_of(network, features, x))
+            fold = x.shape[-1] // features.shape[-1]  # of a network whose features are those of squares of pixels
+            return output, cropped(features.repeat_interleave(fold, -2).repeat_interleave(fold, -1))
 
     def _use_less_memory(self, batch: int, shape: tuple[int, ...]) -> None:
         """Halves the batch, or changes to the CPU; raises Failure where neither is left to do."""

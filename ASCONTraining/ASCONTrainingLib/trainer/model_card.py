@@ -58,7 +58,7 @@ def model_card(
         name=name,
         version="1.0",
         architecture=config.network,
-        settings={},
+        settings=dict(config.network_settings),
         window_hu=TRAINING_WINDOW_HU,
         preset=config.preset,
         training_data=data,

@@ -25,7 +25,7 @@ from ASCONDenoiseLib.errors import Failure, InputError, WriteError
 from ASCONDenoiseLib.imaging import metrics
 from ASCONDenoiseLib.models.card import ModelCard
 from ASCONDenoiseLib.models.files import save_model
-from ASCONDenoiseLib.models.networks import ARCHITECTURES
+from ASCONDenoiseLib.models.networks import build
 from ASCONDenoiseLib.reports.text_table import metrics_text
 from ASCONTrainingLib.config.settings import TrainConfig
 from ASCONTrainingLib.data.batches import BatchLoader, Stage
@@ -409,7 +409,7 @@ class _Training:
         """That of best.pt, or of last.pt where nothing was validated."""
         best = self.folder / BEST
         state = run_folder.load_checkpoint(best if best.exists() else self.folder / LAST)
-        network = ARCHITECTURES[self.config.network]()
+        network = build(self.config.network, self.config.network_settings)
         network.load_state_dict(state["average" if self.config.ema else "network"])
         return network
 

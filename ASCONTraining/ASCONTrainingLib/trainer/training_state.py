@@ -13,7 +13,7 @@ from torch import nn
 
 from ASCONDenoiseLib.errors import Failure, InputError, is_out_of_memory
 from ASCONDenoiseLib.models.files import find_model, load_network
-from ASCONDenoiseLib.models.networks import ARCHITECTURES
+from ASCONDenoiseLib.models.networks import build
 from ASCONTrainingLib.config.settings import TrainConfig, learning_rate
 from ASCONTrainingLib.method.denoiser_output import MixedPrecision, ProductOutput
 from ASCONTrainingLib.method.objective import TrainingContext
@@ -60,7 +60,7 @@ class TrainingState:
         self._fraction_done = 0.0  # at the step under way
         torch.manual_seed(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
-        network = ARCHITECTURES[config.network]()
+        network = build(config.network, config.network_settings)
         self.network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.fit_gain and not isinstance(getattr(self.network, "last", None), nn.Module):
             raise InputError(
@@ -98,11 +98,15 @@ class TrainingState:
     def begin_with(self, model: str) -> None:
         """Give the denoiser the weights of a model, by its name or file. Raises InputError."""
         network, card = load_network(find_model(model))
-        if card.architecture != self.config.network:
-            raise InputError(f"The model {model} is of the network {card.architecture}: set network to that.")
-        for ours in (self.network, self.average):
-            if ours is not None:
-                ours.load_state_dict(network.state_dict())
+        ours = (self.config.network, self.config.network_settings)
+        if (card.architecture, card.settings) != ours:
+            raise InputError(
+                f"The model {model} is of the network {card.architecture} with the settings {card.settings}: "
+                "set network and network_settings to that."
+            )
+        for own in (self.network, self.average):
+            if own is not None:
+                own.load_state_dict(network.state_dict())
         self.seen_before = card.scans or {"unlisted": [card.name]}
 
     @property
@@ -198,8 +202,6 @@ class TrainingState:
 def _check(config: TrainConfig, device: torch.device) -> None:
     if config.precision == "fp16" and device.type != "cuda":
         raise InputError(f"The precision fp16 is for CUDA GPUs, and this is {device}: choose bf16 or fp32.")
-    if config.network not in ARCHITECTURES:
-        raise InputError(f"There is no network {config.network}; there are {', '.join(ARCHITECTURES)}.")
 
 
 def _grad_scaler() -> torch.amp.GradScaler:

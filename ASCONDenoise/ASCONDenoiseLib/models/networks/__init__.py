@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ASCONDenoiseLib.errors import InputError
+
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -34,3 +37,38 @@ ARCHITECTURES = {
     "cnn10": _network("cnn10", "CNN10"),
 }
 """Architecture as the card names it -> its constructor, which imports torch; the card's settings are its arguments."""
+
+
+def build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        architecture: a key of ARCHITECTURES.
+        settings: arguments of its constructor; none is the published form.
+
+    Raises:
+        InputError: there is no such architecture, or it has no such settings.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"There is no network {architecture}; there are {', '.join(ARCHITECTURES)}.")
+    try:
+        return ARCHITECTURES[architecture](**settings)
+    except (TypeError, ValueError) as error:  # InputError is one
+        raise InputError(
+            f"The network {architecture} cannot be made with the settings {dict(settings)}: {error}"
+        ) from None
+
+
+def image_of(network: nn.Module, features: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The output of a network that has features, (B, 1, H, W), from the features of its input x.
+
+    `network.image(features, x)` where it has that (ESAU-Net, whose input may be added), else `network.last(features)`.
+    """
+    known: Any = network
+    image: torch.Tensor = known.image(features, x) if hasattr(network, "image") else known.last(features)
+    return image
+
+
+def has_features(network: nn.Module) -> bool:
+    """Whether `network.features` and `image_of` can be called."""
+    return hasattr(network, "features") and hasattr(network, "last")

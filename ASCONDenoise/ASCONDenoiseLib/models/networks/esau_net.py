@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention, lowered
 
 LEAKY_SLOPE = 0.01
@@ -38,51 +39,80 @@ class ESAUBlock(nn.Module):
 
 
 class ESAUNet(nn.Module):
-    """ESAU-Net, 1 -> 1 channel, 4,914,230 parameters, no bias anywhere.
+    """ESAU-Net; with the settings left as they are the paper's: 1 -> 1 channel, 4,914,230 parameters.
 
-    The output is the image itself: no global residual, no clamp. Sides must be multiples of 8.
+    No bias anywhere, no clamp. The settings are not in the paper. Sides must be multiples of SIDE_MULTIPLE.
+
+    Args:
+        residual: the network's output is added to its input, and is 0 at the start of a training: G(x) = x + R(x). The
+            sum is in fp32 whatever R is computed in. Without it the output is the image itself, as in the paper.
+        fold: side of the squares of pixels that become channels before the first layer and pixels again after the last
+            one (pixel unshuffle and shuffle): all layers work on an image smaller by that factor.
+        channels: of the stem; all other layers have multiples of it. A multiple of 8.
     """
 
-    SIDE_MULTIPLE = 8
     PRECISE_LAYERS = ("stem", "enc1.identity", "dec3.identity", "head", "last", "*.project")
     # Measured on real slices with one layer after the other in bf16: the layers that hand on the image itself cost
     # 0.2 to 1.8 HU (RMS) each, every other one at most 0.06 HU. A projection is only ever multiplied by A, in fp32.
 
-    def __init__(self) -> None:
+    def __init__(self, residual: bool = False, fold: int = 1, channels: int = 32) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, 32, 3, padding=1, bias=False)
-        self.enc1 = ESAUBlock(32, 64, heads=1)
-        self.enc2 = ESAUBlock(64, 128, heads=2)
-        self.enc3 = ESAUBlock(128, 256, heads=4)
-        self.enc4 = ESAUBlock(256, 256, heads=8, channels_between=512)
-        self.dec1 = ESAUBlock(256, 128, heads=4)
-        self.dec2 = ESAUBlock(128, 64, heads=2)
-        self.dec3 = ESAUBlock(64, 32, heads=1)
-        self.head = nn.Conv2d(32, 32, 3, padding=1, bias=False)
-        self.last = nn.Conv2d(32, 1, 3, padding=1, bias=False)
+        if fold < 1 or channels < 8 or channels % 8:
+            raise InputError(
+                "ESAU-Net's fold is 1 or more, and its channels are a multiple of 8; "
+                f"got the fold {fold} and {channels} channels."
+            )
+        self.residual, self.fold, c = residual, fold, channels
+        self.SIDE_MULTIPLE = 8 * fold
+        self.stem = nn.Conv2d(fold**2, c, 3, padding=1, bias=False)
+        self.enc1 = ESAUBlock(c, 2 * c, heads=1)
+        self.enc2 = ESAUBlock(2 * c, 4 * c, heads=2)
+        self.enc3 = ESAUBlock(4 * c, 8 * c, heads=4)
+        self.enc4 = ESAUBlock(8 * c, 8 * c, heads=8, channels_between=16 * c)
+        self.dec1 = ESAUBlock(8 * c, 4 * c, heads=4)
+        self.dec2 = ESAUBlock(4 * c, 2 * c, heads=2)
+        self.dec3 = ESAUBlock(2 * c, c, heads=1)
+        self.head = nn.Conv2d(c, c, 3, padding=1, bias=False)
+        self.last = nn.Conv2d(c, fold**2, 3, padding=1, bias=False)
+        if residual:
+            nn.init.zeros_(self.last.weight)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 1, H, W) in unit range -> (B, 32, H, W), the features before the last layer.
+        """(B, 1, H, W) in unit range -> (B, channels, H / fold, W / fold), the features before the last layer.
 
-        Raises ValueError where H or W is not a multiple of 8.
+        Raises ValueError where H or W is not a multiple of SIDE_MULTIPLE.
         """
         if x.shape[-2] % self.SIDE_MULTIPLE or x.shape[-1] % self.SIDE_MULTIPLE:
             raise ValueError(
                 f"ESAU-Net needs sides that are multiples of {self.SIDE_MULTIPLE}; got {tuple(x.shape[-2:])}."
             )
-        e1 = self.enc1(F.leaky_relu(self.stem(x), LEAKY_SLOPE, inplace=True))  # (B, 64, H, W)
-        e2 = self.enc2(F.max_pool2d(e1, 2))  # (B, 128, H/2, W/2)
-        e3 = self.enc3(F.max_pool2d(e2, 2))  # (B, 256, H/4, W/4)
-        e4 = self.enc4(F.max_pool2d(e3, 2))  # (B, 256, H/8, W/8)
+        x = _channels_last_like(F.pixel_unshuffle(x, self.fold), x) if self.fold > 1 else x
+        e1 = self.enc1(F.leaky_relu(self.stem(x), LEAKY_SLOPE, inplace=True))  # (B, 2 c, H, W), from here on / fold
+        e2 = self.enc2(F.max_pool2d(e1, 2))  # (B, 4 c, H/2, W/2)
+        e3 = self.enc3(F.max_pool2d(e2, 2))  # (B, 8 c, H/4, W/4)
+        e4 = self.enc4(F.max_pool2d(e3, 2))  # (B, 8 c, H/8, W/8)
         d = self.dec1(_doubled_onto(e3, e4))
         d = self.dec2(_doubled_onto(e2, d))
         d = self.dec3(_doubled_onto(e1, d))
         return F.leaky_relu(self.head(d), LEAKY_SLOPE, inplace=True)
 
+    def image(self, features: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The denoised image (B, 1, H, W) from the features of x, and x itself."""
+        y: torch.Tensor = self.last(features)
+        if self.fold > 1:
+            y = F.pixel_shuffle(y, self.fold)
+        return x + y.to(x.dtype) if self.residual else y
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range -> the denoised image, the same shape."""
-        y: torch.Tensor = self.last(self.features(x))
-        return y
+        return self.image(self.features(x), x)
+
+
+def _channels_last_like(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """y laid out as x is: pixel_unshuffle forgets it."""
+    if x.stride()[-1] == x.stride()[-2] == 1 or x.is_contiguous(memory_format=torch.channels_last):
+        return y.contiguous(memory_format=torch.channels_last)
+    return y
 
 
 def _doubled_onto(skip: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
