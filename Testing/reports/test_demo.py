@@ -91,12 +91,27 @@ def test_volumes_numbers_pictures_and_page(a_noisy_scan, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert shown.report == tmp_path / "out" / "report.html"
     assert page.count("data:image/png;base64,") == 2 and not re.search(r"(src|href)=\"(?!data:)", page)
+    facts = json.loads(re.search(r'class="facts">(.*?)</script>', page)[1])
+    assert [image["name"] for image in facts["images"]] == ["LDCT", "denoised", "NDCT", "phantom"]
     for text in ("A &lt;test&gt; model", "Water &amp; air", "ab" * 32, "at most 6.0 dB", "25 % of the dose"):
         assert text in page
     header, row = shown.summary.rows
     assert header[2] == "PSNR [dB]" and row[0] == "Water & air"
     assert row[2] == f"{found['LDCT', 'paper']:.1f} -> {found['denoised', 'paper']:.1f}"
     assert "[-1000, 2000] HU" in shown.summary.note
+
+
+def test_what_the_model_is_not_for_comes_last_with_its_warning(a_noisy_scan, tmp_path):
+    known = replace(a_noisy_scan, settings={"photons": 3e5, "kernel": "soft"}, windows=("abdomen",), truth_hu=None)
+    knee = replace(known.ndct, description={"modality": "MR"})
+    scans = [replace(known, name="knee", title="A knee", ndct=knee), known]
+    shown = demo.run(tmp_path / "out", Shift(), A_CARD, scans)
+    assert [scan["name"] for scan in shown.results["scans"]] == ["water", "knee"]
+    assert [row[0] for row in shown.summary.rows] == ["", "Water & air", "A knee, outside of what the model is for"]
+    page = html.unescape(shown.report.read_text())
+    assert page.index("<h2>Water & air") < page.index("<h2>A knee")
+    (warning,) = re.findall(r'<p class="notice">(Outside.*?)</p>', page)
+    assert warning == "Outside of what the model is for. This is MR, not CT: the result will mean nothing."
 
 
 def test_the_difference_is_denoised_less_ldct(a_noisy_scan, tmp_path, monkeypatch):
@@ -202,7 +217,7 @@ def test_the_scans_that_come_with_it(monkeypatch):
     """Two real slices without a download, two phantoms with the noise of a routine scan (small here)."""
     monkeypatch.setattr(demo_scans, "PHANTOM_SHAPE", (1, 128, 128))
     monkeypatch.setattr(demo_scans, "PHANTOM_SPACING_MM", (2.96, 2.96, 3.0))
-    head, spine, *phantoms = demo_scans.default_scans()
+    *phantoms, spine, head = demo_scans.default_scans()
     assert head.ndct.voxels.shape == (1, 512, 512) and spine.ndct.voxels.shape == (1, 128, 128)
     assert head.ndct.voxels.dtype == spine.ndct.voxels.dtype == np.int16
     assert head.ndct.geometry.spacing_mm == (0.431, 0.431, 5.0)

@@ -37,6 +37,7 @@ from ASCONDenoiseLib.reports.demo_scans import Scan
 from ASCONDenoiseLib.reports.page import Case, page
 from ASCONDenoiseLib.reports.pictures import Panel, side_by_side_png
 from ASCONDenoiseLib.reports.text_table import Table, metrics_tables, quality_tables
+from ASCONDenoiseLib.reports.viewer import Viewer
 
 if TYPE_CHECKING:
     from ASCONDenoiseLib.models.card import ModelCard
@@ -46,6 +47,9 @@ MIN_TISSUE_VOXELS = 1000
 
 DETAIL_FROM_PX = 256
 """Smaller slices are shown large enough without a detail."""
+
+OUTSIDE = ", outside of what the model is for"
+"""After the name of a scan that the model draws a warning for."""
 
 COMMAND, REPORT = "demo", "report.html"
 
@@ -78,6 +82,12 @@ class Outcome:
     quality: Quality
     notes: tuple[str, ...]
 
+    @property
+    def warnings(self) -> list[str]:
+        """Why the scan does not suit the model, as every command says it; empty where it does."""
+        warnings: list[str] = self.record["warnings"]
+        return warnings
+
 
 @dataclass(frozen=True)
 class Demonstration:
@@ -108,6 +118,7 @@ def run(
 ) -> Demonstration:
     """Simulate each scan at `dose`, denoise, measure, and write volumes, pictures, `report.html` and `results.json`.
 
+    What the model is for comes first; what it is not for comes last, and with the warning.
     The folder appears complete or not at all; that of an earlier demonstration is replaced.
 
     Args:
@@ -141,6 +152,7 @@ def run(
             progress(done, total)
 
     outcomes = [_outcome(scan, network, card, dose, device, step) for scan in scans]
+    outcomes.sort(key=lambda outcome: bool(outcome.warnings))
     with results_folder(folder, COMMAND) as staging:
         demonstration = _write(staging, outcomes, card, dose)
     return replace(demonstration, folder=folder, report=folder / REPORT)
@@ -329,8 +341,22 @@ def _case(outcome: Outcome, pictures: list[tuple[Path, str]]) -> Case:
         "Volumes": f"{scan.name}/ndct.nrrd, ldct.nrrd, denoised.nrrd",
     }
     return Case(
-        scan.title, pictures, [*tables, *quality_tables(outcome.quality)], facts, " ".join((scan.text, *outcome.notes))
+        scan.title,
+        pictures,
+        [*tables, *quality_tables(outcome.quality)],
+        facts,
+        " ".join((scan.text, *outcome.notes)),
+        " ".join(("Outside of what the model is for.", *outcome.warnings)) if outcome.warnings else "",
+        _viewer(outcome),
     )
+
+
+def _viewer(outcome: Outcome) -> Viewer:
+    scan = outcome.scan
+    images = {"LDCT": outcome.ldct.voxels, "denoised": outcome.denoised.voxels, "NDCT": scan.ndct.voxels}
+    if scan.truth_hu is not None:
+        images["phantom"] = scan.truth_hu
+    return Viewer(images, scan.ndct.geometry.spacing_mm, scan.windows[0])
 
 
 def _summary(outcomes: list[Outcome], dose: float) -> Table:
@@ -349,7 +375,7 @@ def _summary(outcomes: list[Outcome], dose: float) -> Table:
         worst = max(sizeable, key=lambda tissue: abs(tissue.shift_hu), default=None)
         rows.append(
             (
-                outcome.scan.title,
+                outcome.scan.title + (OUTSIDE if outcome.warnings else ""),
                 str(len(outcome.scan.ndct.voxels)),
                 *cells,
                 f"{noise[0]} -> {noise[1]}",

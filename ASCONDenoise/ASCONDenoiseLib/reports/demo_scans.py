@@ -48,16 +48,11 @@ class Scan:
 
 
 def default_scans() -> list[Scan]:
-    """Return two real slices that come with pydicom, an abdomen and a chest phantom."""
+    """Return an abdomen and a chest phantom, and two real slices that come with pydicom, a spine and a head."""
     head, spine = (_bundled(name) for name in ("J2K_pixelrep_mismatch.dcm", "CT_small.dcm"))
     return [
-        Scan(
-            "head",
-            "Head, a real slice",
-            "One 5 mm slice through the posterior fossa, 512 x 512, of the sample files that come with pydicom.",
-            head,
-            windows=("abdomen", "brain"),
-        ),
+        _phantom("abdomen", ("abdomen",)),
+        _phantom("chest", ("abdomen", "lung")),
         Scan(
             "spine",
             "Thoracic spine, a real cut-out",
@@ -65,8 +60,13 @@ def default_scans() -> list[Scan]:
             "so the simulated rays miss what lies around it.",
             spine,
         ),
-        _phantom("abdomen", ("abdomen",)),
-        _phantom("chest", ("abdomen", "lung")),
+        Scan(
+            "head",
+            "Head, a real slice",
+            "One 5 mm slice through the posterior fossa, 512 x 512, of the sample files that come with pydicom.",
+            head,
+            windows=("abdomen", "brain"),
+        ),
     ]
 
 
