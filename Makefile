@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv .venv; }
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-deps --index-url "$(TORCH_INDEX)" "$$(grep '^torch==' constraints.txt)")
 	$(BIN)/python -m pip install -c constraints.txt setuptools
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,slicer-test]'
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,slicer-test,node,batch]'
 	@touch $@
 
 demo: install

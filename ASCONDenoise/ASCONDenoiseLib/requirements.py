@@ -26,6 +26,12 @@ COMMAND = (*PANEL, *ANATOMY, "nibabel>=5.2")
 CURVES = ("tensorboard>=2.15",)
 """A training writes events for TensorBoard where it is installed. Nothing of ours installs it in Slicer."""
 
+NODE = ("pynetdicom>=3", "prometheus_client>=0.20")
+"""`ascon node`, besides."""
+
+BATCH = ("distributed>=2024.8",)
+"""`ascon batch`, besides."""
+
 COMPARISON = ("bm3d",)
 """A row more in a comparison where it is installed; for non-commercial use only."""
 

@@ -32,7 +32,8 @@ MAY_IMPORT = {
         "reports": "errors imaging physics io models messages",
         "scene": "errors imaging io models messages",
         "panel": "errors requirements imaging models messages scene",
-        "commands": "errors requirements imaging physics io models messages reports",
+        "node": "errors checked_json io models reports",
+        "commands": "errors requirements imaging physics io models messages reports node",
         "__main__": "commands",
     },
     "ASCONTrainingLib": {
@@ -317,7 +318,13 @@ def test_lock_file_fixes_every_dependency_within_its_bounds():
     optional = project["optional-dependencies"]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     locked = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
-    for text in [*project["dependencies"], *optional["dev"], *optional["slicer-test"]]:
+    for text in [
+        *project["dependencies"],
+        *optional["dev"],
+        *optional["slicer-test"],
+        *optional["node"],
+        *optional["batch"],
+    ]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(locked[requirement.name.lower()]), text
 

@@ -10,7 +10,18 @@ from packaging.requirements import Requirement
 from test_layout import FILES, ROOT, SLICER_PACKAGES, files_known, imports
 
 from ASCONDenoiseLib import requirements
-from ASCONDenoiseLib.requirements import ANATOMY, COMMAND, COMPARISON, CURVES, PANEL, TORCH, TRAINING, WITH_SLICER
+from ASCONDenoiseLib.requirements import (
+    ANATOMY,
+    BATCH,
+    COMMAND,
+    COMPARISON,
+    CURVES,
+    NODE,
+    PANEL,
+    TORCH,
+    TRAINING,
+    WITH_SLICER,
+)
 
 SLICERS_MODULES = {"DICOMLib", "SampleData", "PyTorchUtils"}
 """Python modules of Slicer's own modules and of the extension PyTorch."""
@@ -43,10 +54,15 @@ def import_names(*lists: tuple[str, ...]) -> set[str]:
 
 
 PURPOSES = {
-    "panel": (PANEL, (), files_run("ASCONDenoiseLib.panel", "ASCONDenoiseLib.worker") - ANATOMY_FILES, {"sklearn"}),
+    "panel": (
+        PANEL,
+        (),
+        files_run("ASCONDenoiseLib.panel", "ASCONDenoiseLib.worker") - ANATOMY_FILES,
+        {"sklearn", "nibabel"},
+    ),
     "anatomy": (ANATOMY, (), ANATOMY_FILES | {"ASCONDenoiseLib.worker.jobs"}, set()),
     "training": (TRAINING, (*CURVES, *COMPARISON), files_run("ASCONTrainingLib") - ANATOMY_FILES, set()),
-    "command": (COMMAND, (), files_run("ASCONDenoiseLib.commands"), set()),
+    "command": (COMMAND, NODE, files_run("ASCONDenoiseLib.commands"), set()),
 }
 """Purpose -> its list, what it does without, its files, and what they import for another purpose's job."""
 
@@ -80,9 +96,11 @@ def test_pyproject_names_the_same():
     assert len(project["dependencies"]) == len(set(project["dependencies"]))
     assert project["optional-dependencies"]["train"] == list(CURVES)
     assert project["optional-dependencies"]["compare"] == list(COMPARISON)
+    assert project["optional-dependencies"]["node"] == list(NODE)
+    assert project["optional-dependencies"]["batch"] == list(BATCH)
 
 
-@pytest.mark.parametrize("requirement", [TORCH, *WITH_SLICER, *COMMAND, *CURVES, *COMPARISON])
+@pytest.mark.parametrize("requirement", [TORCH, *WITH_SLICER, *COMMAND, *CURVES, *COMPARISON, *NODE, *BATCH])
 def test_names_of_a_requirement(requirement):
     assert requirements.name(requirement) == Requirement(requirement).name
 

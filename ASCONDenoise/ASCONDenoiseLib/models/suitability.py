@@ -37,6 +37,9 @@ OTHER_PARTS = tuple(
 )
 """Heads, and limbs: values of BodyPartExamined (0018,0015), and words of a card."""
 
+DENOISED = re.compile(r"denois|ClariCT|PixelShine", re.IGNORECASE)
+"""In names of series: the word, and products that do nothing else."""
+
 THINNER, THICKER = 0.99, 1.5
 """Below so much of the thinnest slices that a model has seen, or above so much of the thickest, slices are new to it.
 Headers round, hence not 1; thicker slices have less noise, so of that it bears more."""
@@ -80,7 +83,7 @@ def warnings(
         _: translates.
         direction: `volume.Geometry.direction`, in LPS or RAS; None where it is not known.
     """
-    sentences = [_no_ct(voxels_hu, description, _), _done_before(description, _), _not_axial(spacing_mm, direction, _)]
+    sentences = [_no_ct(voxels_hu, description, _), done_before(description, _), _not_axial(spacing_mm, direction, _)]
     if card is not None:
         sentences += [
             _other_slices(float(spacing_mm[2]), card.scope, _),
@@ -113,9 +116,15 @@ def _no_ct(voxels_hu: np.ndarray, description: Mapping[str, str], _: Translate) 
     return ""
 
 
-def _done_before(description: Mapping[str, str], _: Translate) -> str:
+def done_before(description: Mapping[str, str], _: Translate = str) -> str:
+    """A sentence where the volume has been denoised already, by its name or description; empty otherwise.
+
+    Args:
+        description: as `warnings` has it.
+        _: translates.
+    """
     names = " ".join(description.get(name, "") for name in ("name", "series_description"))
-    if re.search("denois", names, re.IGNORECASE):
+    if DENOISED.search(names):
         return _("By its name, this has been denoised already; a second time takes detail away.")
     return ""
 
