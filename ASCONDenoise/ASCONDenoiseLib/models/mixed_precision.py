@@ -70,13 +70,21 @@ def mixed_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if any(ask is not None and ask() for ask in asked) else None
 
 
+def lowered_layers(network: nn.Module) -> list[str]:
+    """Names of the convolutions that are not among a network's PRECISE_LAYERS: those that its bf16 form has in bf16."""
+    precise: Any = network.PRECISE_LAYERS
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and not any(fnmatch(name, pattern) for pattern in precise)
+    ]
+
+
 def mixed_copy(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy, for use only, that computes in `dtype` (bf16) except in the network's PRECISE_LAYERS."""
-    precise: Any = network.PRECISE_LAYERS
     copied = copy.deepcopy(network).requires_grad_(False)
-    for name, module in copied.named_modules():
-        if isinstance(module, nn.Conv2d) and not any(fnmatch(name, pattern) for pattern in precise):
-            module.to(dtype)
+    for name in lowered_layers(copied):
+        copied.get_submodule(name).to(dtype)
     return copied
 
 
