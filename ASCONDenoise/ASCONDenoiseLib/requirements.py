@@ -20,7 +20,10 @@ ANATOMY = ("scikit-learn>=1.3", "threadpoolctl>=3.1")
 TRAINING = (*PANEL, "nibabel>=5.2")
 """Preparing data, training, comparing."""
 
-COMMAND = (*PANEL, *ANATOMY, "nibabel>=5.2")
+REPORT = ("matplotlib>=3.8",)
+"""The panel's report of image quality, besides."""
+
+COMMAND = (*PANEL, *ANATOMY, *REPORT, "nibabel>=5.2")
 """The command ascon."""
 
 CURVES = ("tensorboard>=2.15",)

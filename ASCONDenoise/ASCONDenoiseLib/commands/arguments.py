@@ -100,6 +100,23 @@ def to_path(text: str) -> Path:
         return Path(text)
 
 
+def to_page(text: str) -> Path:
+    """Convert to the path of a page."""
+    with _argument_error(f"a page is a file that ends in .html; got {text}"):
+        if Path(text).suffix.lower() not in (".html", ".htm"):
+            raise ValueError
+        return to_path(text)
+
+
+def check_page(path: Path, *, force: bool) -> None:
+    """Raise InputError where no page can be written, or one is there and `force` is not asked for. Ask early."""
+    from ASCONDenoiseLib.io.image_files import check_place
+
+    check_place(path)
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already: choose another page, or overwrite it with --force.")
+
+
 def to_strength(text: str) -> float:
     """Convert to a number from 0 to 1."""
     with _argument_error(f"strength is a number from 0 to 1; got {text}"):

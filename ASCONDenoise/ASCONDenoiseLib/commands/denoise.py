@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ASCONDenoiseLib.commands.arguments import (
     Subparsers,
@@ -12,11 +15,18 @@ from ASCONDenoiseLib.commands.arguments import (
     add_input,
     add_model,
     add_precision,
+    check_page,
+    to_page,
     to_path,
     to_positive,
     to_strength,
 )
 from ASCONDenoiseLib.commands.console import Console
+
+if TYPE_CHECKING:
+    from ASCONDenoiseLib.models.scan import DenoisedScan
+
+logger = logging.getLogger(__name__)
 
 
 def add(subparsers: Subparsers) -> None:
@@ -44,6 +54,9 @@ def add(subparsers: Subparsers) -> None:
     add_device(parser)
     add_precision(parser)
     parser.add_argument("--batch", metavar="N", type=to_positive, help="slices at once (default: what fits)")
+    parser.add_argument(
+        "--report", metavar="PAGE", type=to_page, help="write a page (.html) that shows and measures what was done, too"
+    )
     add_force(parser)
 
 
@@ -52,8 +65,10 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.models.files import find_model, load_network
     from ASCONDenoiseLib.models.scan import ScanSettings, denoise_scan
 
+    if args.report is not None:
+        check_page(args.report, force=args.force)
     model = find_model(args.model)
-    record = denoise_scan(
+    done = denoise_scan(
         args.input,
         destination(args.output),
         lambda: load_network(model),
@@ -62,5 +77,21 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         force=args.force,
         warn=console.warn,
         progress=console.progress,
-    ).record
-    console.done(f"{args.output}: {describe(record)}", output=str(args.output), **record)
+    )
+    record, report = done.record, {}
+    if args.report is not None:
+        _report(args.report, done, console)
+        report = {"report": str(args.report)}
+    console.done(f"{args.output}: {describe(record)}", output=str(args.output), **record, **report)
+
+
+def _report(path: Path, done: DenoisedScan, console: Console) -> None:
+    from ASCONDenoiseLib.imaging.findings import find
+    from ASCONDenoiseLib.reports.quality_report import Scan, made, write_page
+
+    images = {"LDCT": done.volume.voxels, "denoised": done.voxels}
+    spacing_mm = done.volume.geometry.spacing_mm
+    findings = find(images, spacing_mm, progress=console.progress)
+    warning = " ".join(done.record["warnings"])
+    write_page(path, Scan(done.record["source"], images, spacing_mm, findings, made(done.record), warning))
+    logger.info("wrote %s", path)

@@ -129,3 +129,55 @@ def mean_sd(mean: float | None, sd: float | None, factor: float, digits: int) ->
     """
     text = "inf" if mean is None else f"{mean * factor:.{digits}f}"
     return text if mean is None or sd is None or math.isnan(sd) else f"{text} ± {sd * factor:.{digits}f}"
+
+
+def place_rows(places: Sequence[Mapping[str, Any]], *, _: Translate = str) -> list[Row]:
+    """Make a table of the places where what denoising removed is no noise.
+
+    Args:
+        places: `noise_consistency.Place` as dictionaries; slices, rows and columns are shown from 1 on.
+        _: translates.
+    """
+    rows: list[Row] = [
+        ("", _("Was"), _("Contrast [HU]"), _("Size [mm]"), _("Tissue"), "z", _("Slice"), _("Row"), _("Column"))
+    ]
+    for i, place in enumerate(places, start=1):
+        rows.append(
+            (
+                str(i),
+                _("removed") if place["removed"] else _("added"),
+                number(place["contrast_hu"], 1, sign=True),
+                number(place["diameter_mm"], 1),
+                _("at an edge") if place["at_edge"] else place["tissue"],
+                number(place["z"], 1, sign=True),
+                *(str(place[axis] + 1) for axis in ("slice_index", "row", "column")),
+            )
+        )
+    return rows
+
+
+def region_rows(
+    regions: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    pairs: Mapping[str, Mapping[str, Any]],
+    *,
+    _: Translate = str,
+) -> list[Row]:
+    """Make a table of regions, a column for each image: mean ± SD of each; then contrast and CNR of the pair.
+
+    Args:
+        regions: name of the region -> name of the image -> `regions.Region` as a dictionary.
+        pairs: name of the image -> `regions.RegionPair` as a dictionary; empty where there is none.
+        _: translates.
+    """
+    images = list(next(iter(regions.values())))
+    rows: list[Row] = [("", *images)]
+    for name, of in regions.items():
+        cells = (mean_sd(of[image]["mean_hu"], of[image]["sd_hu"], 1, 1) for image in images)
+        voxels = next(iter(of.values()))["voxels"]
+        rows.append((_("{region}, {voxels} voxels [HU]").format(region=name, voxels=voxels), *cells))
+    if pairs:
+        rows.append((_("Contrast [HU]"), *(number(pairs[image]["contrast_hu"], 1, sign=True) for image in images)))
+        rows.append(("CNR", *(number(pairs[image]["cnr"], 2) for image in images)))
+        kept = (pairs[image]["contrast_kept"] for image in images)
+        rows.append((_("Contrast kept [%]"), *(number(None if k is None else 100 * k, 0) for k in kept)))
+    return rows

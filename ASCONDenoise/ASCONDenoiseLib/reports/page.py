@@ -68,7 +68,8 @@ def page(
     parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="notice">{RESEARCH_NOTICE}</p>', _paragraph(text)]
     viewers = sum(case.viewer is not None for case in cases)
     room = viewer.MAX_PAGE_BYTES // max(1, viewers)
-    parts += [_tables(tables), _facts(facts), *(_case(case, room) for case in cases)]
+    parts += [_tables(tables), *(_case(case, room) for case in cases)]
+    parts += [f"<section><h2>How it was made</h2>{_facts(facts)}</section>"] if facts else []
     parts += [viewer.script()] if viewers else []
     body = "\n".join(part for part in parts if part)
     content = (
@@ -86,7 +87,10 @@ def _case(case: Case, room: int) -> str:
     warning = f'<p class="notice">{html.escape(case.warning)}</p>' if case.warning else ""
     volumes = viewer.html(case.viewer, room) if case.viewer is not None else ""
     parts = [f"<h2>{html.escape(case.title)}</h2>", warning, _paragraph(case.text), volumes]
-    parts += [*(_picture(Path(path), text) for path, text in case.pictures), _tables(case.tables), _facts(case.facts)]
+    pictures = [(Path(path), text) for path, text in case.pictures]
+    parts += [_picture(path, text) for path, text in pictures if path.suffix != ".svg"]
+    curves = "\n".join(_picture(path, text) for path, text in pictures if path.suffix == ".svg")
+    parts += [f'<div class="curves">{curves}</div>' if curves else "", _tables(case.tables), _facts(case.facts)]
     return "<section>" + "\n".join(part for part in parts if part) + "</section>"
 
 
@@ -137,6 +141,7 @@ body { margin: 2rem auto; padding: 0 1.5rem; max-width: 2200px; background: var(
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .6rem; }
 section { border-top: 1px solid var(--line); } p { max-width: 48rem; }
 .notice { color: var(--mark); font-weight: 600; margin: 0 0 1rem; }
+.curves { display: flex; flex-wrap: wrap; gap: 0 2rem; } .curves img { background: #fff; }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; }
 img { display: block; max-width: 100%; height: auto; background: #000; border-radius: 4px; }
 .tables { display: flex; flex-wrap: wrap; gap: 1.2rem 3rem; align-items: flex-start; }

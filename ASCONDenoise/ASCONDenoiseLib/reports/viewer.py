@@ -292,10 +292,12 @@ STYLE = """
 .viewer button, .viewer select { font: inherit; color: inherit; background: transparent; border: 1px solid var(--line);
   border-radius: 4px; padding: .1rem .5rem; } .viewer option { color: #000; background: #fff; }
 .viewer input { vertical-align: middle; } .viewer label { color: var(--soft); font-size: .9rem; }
-.stage { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: flex-start; }
+.stage { display: grid; grid-template-columns: fit-content(calc(100% - 17.2rem)) 16rem; gap: 1.2rem;
+  align-items: start; }
+@media (max-width: 900px) { .stage { grid-template-columns: 1fr; } }
 .stage canvas { display: block; width: auto; height: auto; max-width: 100%; max-height: 88vh; background: #000;
   border-radius: 4px; touch-action: none; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-.beside { min-width: 12rem; font-size: .9rem; }
+.beside { font-size: .9rem; }
 .beside output { display: block; white-space: pre-line; min-height: 7.5em; }
 .ramp { height: .8rem; width: 12rem; border: 1px solid var(--line); margin: .2rem 0; }
 .places { display: flex; flex-direction: column; gap: .25rem; margin-top: .8rem; align-items: stretch; max-height: 50vh;

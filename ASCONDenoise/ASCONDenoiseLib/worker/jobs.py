@@ -18,6 +18,7 @@ from ASCONDenoiseLib.checked_json import FieldError
 from ASCONDenoiseLib.errors import InputError, is_out_of_memory
 from ASCONDenoiseLib.models.card import ModelCard
 from ASCONDenoiseLib.physics.settings import DoseSettings, phantom_settings
+from ASCONDenoiseLib.worker import quality_jobs
 from ASCONDenoiseLib.worker.export import ExportRequest, export
 from ASCONDenoiseLib.worker.job import TEXT, Job, read_voxels
 from ASCONDenoiseLib.worker.series import SeriesRequest, denoise_series
@@ -380,6 +381,9 @@ JOBS: dict[str, tuple[type, Callable[[Job, Any, WarmModel], Facts]]] = {
     "cluster": (ClusterRequest, cluster),
     "blend": (BlendRequest, blend),
     "measure": (MeasureRequest, measure),
+    "regions": (quality_jobs.RegionsRequest, quality_jobs.regions),
+    "inspect": (quality_jobs.InspectRequest, quality_jobs.inspect),
+    "report": (quality_jobs.ReportRequest, quality_jobs.report),
     "simulate": (SimulateRequest, simulate),
     "phantom": (PhantomRequest, phantom),
     "export": (ExportRequest, export),
