@@ -66,6 +66,7 @@ class TrainingContext:
         autocast: makes the context in which networks run forward; losses are computed outside of it, in fp32.
         scaler: of losses, for fp16; it skips steps with infinite gradients.
         fraction_done: returns the fraction of the training that is done at this step, 0..1.
+        mean: of numbers over all processes.
     """
 
     network: nn.Module
@@ -77,6 +78,7 @@ class TrainingContext:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     scaler: torch.amp.GradScaler | None = None
     fraction_done: Callable[[], float] = lambda: 1.0
+    mean: Callable[..., list[float]] = lambda *values: list(values)
 
     def denoise(self, ldct: torch.Tensor) -> torch.Tensor:
         """G(ldct), (B, 1, H, W) fp32, with its gradient. Raises InputError for a G of more channels in training."""

@@ -89,6 +89,7 @@ class TrainingState:
             autocast=nullcontext if dtype is None else partial(torch.autocast, device.type, dtype),
             scaler=self.scaler,
             fraction_done=lambda: self._fraction_done,
+            mean=processes.mean,
         )
         self.objective = OBJECTIVES[config.objective](context)
         self._optimizers: list[torch.optim.Optimizer] = [self.optimizer]

@@ -11,7 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from trainer_fixtures import CPU, differences, interrupt_at, rows, sha256
+from test_distributed import torchrun
+from trainer_fixtures import CPU, child, differences, interrupt_at, rows, sha256
 from training_fixtures import ascon, make_set
 
 from ASCONDenoiseLib.errors import InputError
@@ -111,6 +112,15 @@ def test_a_dry_run_tries_the_steps_of_the_whole_method(two_patients, tmp_path, w
     (stage,) = found.stages
     assert (stage.sides, stage.batch, stage.steps) == ((64, 64), 1, 4)
     assert stage.step_s > 0 and found.checkpoint_bytes > 0 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["patch_dml", "tsc_net_latent", "alden_own_features"])
+def test_its_networks_stay_the_same_in_two_processes(two_patients, tmp_path, name):
+    """Each process has images of its own, and gradients are means over both."""
+    torchrun(2, child("child_train_system.py", name, two_patients, tmp_path))
+    hashes = [[(tmp_path / f"{rank}-{step}").read_text() for step in (1, 2, 3)] for rank in (0, 1)]
+    assert hashes[0] == hashes[1] and len(set(hashes[0])) == 3
 
 
 def test_patch_dml_never_sees_an_ndct_of_the_same_patient(two_patients):

@@ -8,7 +8,7 @@ weights and the vision model (DINOv2) are decided here. Any denoiser can be trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -70,7 +70,7 @@ class ALDENObjective:
         self.discriminator = AnatomyAwareDiscriminator(features.widths).to(context.device)
         self.wrapped = context.wrap(self.discriminator)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.discriminator.parameters(), RATE, BETAS)
-        self.balance = Balance().to(context.device)
+        self.balance = Balance(context.mean).to(context.device)
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {
             "discriminator": self.discriminator,
             "discriminator_optimizer": self.optimizer,
@@ -114,14 +114,18 @@ class Balance(nn.Module):
     """The weight of the adversarial loss, which makes its gradient a tenth of the MSE's; part of the checkpoint.
 
     It is set at the first step and anew every 100 steps until step 500; from then on it stays, and is only measured.
+
+    Args:
+        mean: of numbers over all processes, which all get the same weight.
     """
 
     steps: torch.Tensor
     weight: torch.Tensor
     share: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Callable[..., list[float]]):
         super().__init__()
+        self.mean = mean
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("weight", torch.ones(()))
         self.register_buffer("share", torch.zeros(()))
@@ -132,19 +136,18 @@ class Balance(nn.Module):
         """The weight for this step; counts the steps. Both losses are scalars, `parameters` the denoiser's."""
         done = int(self.steps)
         if done % BALANCE_EVERY == 0:
-            norms = [_gradient_norm(loss, parameters) for loss in (mse, adversarial)]
-            ratio = norms[1] / norms[0].clamp(min=1e-12)
+            norms = self.mean(*(_gradient_norm(loss, parameters) for loss in (mse, adversarial)))
+            ratio = norms[1] / max(norms[0], 1e-12)
             if done <= BALANCED_UNTIL:
-                self.weight.copy_(ADVERSARIAL_SHARE / ratio.clamp(min=1e-12))
+                self.weight.fill_(ADVERSARIAL_SHARE / max(ratio, 1e-12))
             self.share.copy_(self.weight * ratio)
         self.steps += 1
         return self.weight.clone()
 
 
-def _gradient_norm(loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+def _gradient_norm(loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> float:
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
-    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack([g.float().square().sum().sqrt() for g in gradients]))
-    return norm
+    return float(torch.stack([gradient.float().square().sum() for gradient in gradients]).sum().sqrt())
 
 
 def semantic_contrast(
