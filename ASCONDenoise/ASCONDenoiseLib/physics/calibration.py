@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.noise import flat_soft_tissue_windows, window_variance
 from ASCONDenoiseLib.physics import scanner as ct
+from ASCONDenoiseLib.physics.kernel_fit import measure_kernel
 from ASCONDenoiseLib.physics.scanner import SLICES_AT_ONCE
-from ASCONDenoiseLib.physics.settings import KERNELS, STANDARD_KERNEL, DoseSettings, Kernel
+from ASCONDenoiseLib.physics.settings import (
+    CALIBRATION_SLICES,
+    CALIBRATION_TISSUE_HU,
+    ORDERS,
+    PLAUSIBLE_PHOTONS,
+    WINDOWS_PER_SLICE,
+    DoseSettings,
+    Kernel,
+)
 
-CALIBRATION_SLICES = 12
+FINE_MM = 1.5
+"""What a Gaussian of this standard deviation takes away is fine: noise has most of its power there, anatomy little."""
 
-WINDOWS_PER_SLICE = 12
-"""Flat soft tissue windows that a slice, or the whole spectrum, needs to be measured."""
+MOST_MODULATION = 20.0
+"""Ratio of most to fewest photons per ray along a scan: tube currents span a factor of 10."""
 
-NPS_LEAST_FREQUENCIES = 24
-"""Points of the spectrum that a kernel, which has a height and two numbers of its own, is fitted to."""
-
-NPS_WINDOW_PX = 16
-"""Side of the windows of the noise power spectrum: small, so that many of them hold no anatomy."""
-
-CALIBRATION_TISSUE_HU = (-30.0, 130.0)
-"""Soft tissue and water, so that phantoms can be calibrated too."""
+CHANCE = 0.9
+"""Share of windows without anatomy that are kept."""
 
 
 class CalibrationError(InputError):
@@ -43,8 +48,9 @@ def calibrate(
     """Return photons per ray in air at normal dose, (S,), and the kernel: as set, or as the scan's own noise shows.
 
     A reference scan of the same anatomy is simulated; the photons are those that make its noise equal to the scan's,
-    in the same flat soft tissue windows. Up to CALIBRATION_SLICES slices are measured, the others interpolated, so a
-    tube current that follows the patient along z is found too.
+    in the same flat soft tissue windows. Windows whose variance exceeds that of their fine detail by more than noise
+    alone does in the reference hold anatomy and are rejected. Up to CALIBRATION_SLICES slices are measured, the others
+    interpolated, so a tube current that follows the patient along z is found too.
 
     Args:
         voxels_hu: (S, H, W) the scan.
@@ -62,58 +68,91 @@ def calibrate(
     part = np.ascontiguousarray(voxels_hu[chosen], np.float32)
     centres = flat_soft_tissue_windows(part, spacing_mm, tissue_hu=CALIBRATION_TISSUE_HU)
     centres = centres[np.bincount(centres[:, 0], minlength=len(part))[centres[:, 0]] >= WINDOWS_PER_SLICE]
-    used = np.unique(centres[:, 0])
-    measured = _noise_variance(window_variance(part, centres), centres[:, 0], used)
-    if not len(used) or not measured.min() > 1e-6:  # HU^2; rounding to whole HU alone makes 0.08
+    own = _Windows.of(part, spacing_mm, centres)
+    if not len(centres) or not _least_variance(own) > 1e-6:  # HU^2; rounding to whole HU alone makes 0.08
         raise CalibrationError(
             "The scan's own noise cannot be measured: no noisy, flat soft tissue was found. "
             "Give the number of photons per ray at normal dose (photons)."
         )
-    quantum, electronic = _reference_variance(part, spacing_mm, settings, kernel, centres, used, device)
+
+    def reference(power: float) -> _Windows:
+        return _reference(part, spacing_mm, settings, kernel, centres, power, device)
+
+    references = [reference(-0.5)] + [reference(-1.0)] * bool(settings.electronic_noise)
+    limit = float(np.quantile(references[0].ratio, CHANCE))
+    calm = own.below(limit, WINDOWS_PER_SLICE)
+    if calm.slices.size:  # else there is anatomy everywhere, and less of it in the windows with less variance
+        own, references = calm, [windows.below(limit, 1) for windows in references]
+    used = np.unique(own.slices)
+    measured, quantum, *rest = (windows.quantiles(used) for windows in (own, *references))
+    electronic = rest[0] * settings.electronic_noise**2 if rest else 0 * quantum
     # measured = quantum / n + electronic / n^2, solved for the photons n
     photons = (quantum + np.sqrt(quantum**2 + 4 * measured * electronic)) / (2 * measured)
-    weights = np.bincount(centres[:, 0])[used]
+    weights = np.bincount(own.slices)[used]
     return _along_z(chosen[used], photons, weights, len(voxels_hu)), kernel
 
 
-def _noise_variance(variances: np.ndarray, slices: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """(2, len(used)) lower quartile and median of the variances of each slice's windows."""
-    return np.array([np.quantile(variances[slices == s], (0.25, 0.5)) for s in used]).reshape(-1, 2).T
+@dataclass(frozen=True)
+class _Windows:
+    """Windows of flat soft tissue: their slice (N,), their variance and that of their fine detail (N,), HU^2."""
+
+    slices: np.ndarray
+    variance: np.ndarray
+    fine: np.ndarray
+
+    @classmethod
+    def of(cls, voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float], centres: np.ndarray) -> _Windows:
+        sigma = (0, FINE_MM / spacing_mm[1], FINE_MM / spacing_mm[0])
+        fine = voxels_hu - ndimage.gaussian_filter(voxels_hu, sigma)
+        return cls(centres[:, 0], window_variance(voxels_hu, centres), window_variance(fine, centres))
+
+    @property
+    def ratio(self) -> np.ndarray:
+        return self.variance / np.maximum(self.fine, 1e-30)
+
+    def below(self, ratio: float, least: int) -> _Windows:
+        """Return the windows of at most this ratio, of the slices that have `least` of them."""
+        keep = self.ratio <= ratio
+        keep &= np.bincount(self.slices[keep], minlength=self.slices.max() + 1)[self.slices] >= least
+        return _Windows(self.slices[keep], self.variance[keep], self.fine[keep])
+
+    def quantiles(self, used: np.ndarray) -> np.ndarray:
+        """(2, len(used)) lower quartile and median of the variances in each of the slices."""
+        return np.array([np.quantile(self.variance[self.slices == s], (0.25, 0.5)) for s in used]).T
 
 
-def _reference_variance(
+def _least_variance(windows: _Windows) -> float:
+    return float(windows.quantiles(np.unique(windows.slices)).min())
+
+
+def _reference(
     part: np.ndarray,
     spacing_mm: tuple[float, float, float],
     settings: DoseSettings,
     kernel: Kernel,
     centres: np.ndarray,
-    used: np.ndarray,
+    power: float,
     device: str | torch.device,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate noise at 1 photon per ray, quantum and electronic, and measure both as `_noise_variance`."""
+) -> _Windows:
+    """Simulate noise of standard deviation counts^power at 1 photon per ray, and measure it in the windows."""
     half = replace(settings, views=max(1, settings.views // 2))  # twice the noise per view, the same in the image
     rows, columns = part.shape[1:]
     scanner = ct.scanner_for((rows, columns), spacing_mm[:2], half)
-    repeats = math.ceil(CALIBRATION_SLICES / len(used))
+    used = np.unique(centres[:, 0])
+    jobs = np.repeat(used, math.ceil(CALIBRATION_SLICES / len(used)))
     random = torch.Generator().manual_seed(settings.seed)
-    views = scanner.views / settings.views
-
-    def variance(power: float, factor: float) -> np.ndarray:
-        jobs = np.repeat(used, repeats)
-        windows = []
-        for first in range(0, len(jobs), SLICES_AT_ONCE):
-            job = jobs[first : first + SLICES_AT_ONCE]
-            counts = ct.photons_behind(torch.from_numpy(part[job]).to(device), spacing_mm[:2], half, scanner)
-            noise = torch.randn(counts.shape, generator=random).to(counts) * counts**power
-            image = ct.filtered_back_projection(noise, (rows, columns), spacing_mm[:2], scanner, kernel).cpu().numpy()
-            for s, n in zip(job, image, strict=True):
-                windows.append((s, window_variance(n[None], centres[centres[:, 0] == s] * [0, 1, 1])))
-        slices = np.concatenate([np.full(len(v), s) for s, v in windows])
-        scale = factor * views * ct.HU_PER_ATTENUATION**2
-        return _noise_variance(np.concatenate([v for _, v in windows]) * scale, slices, used)
-
-    quantum = variance(-0.5, 1.0)
-    return quantum, variance(-1.0, settings.electronic_noise**2) if settings.electronic_noise else 0 * quantum
+    scale = ct.HU_PER_ATTENUATION * math.sqrt(scanner.views / settings.views)
+    measured = []
+    for first in range(0, len(jobs), SLICES_AT_ONCE):
+        job = jobs[first : first + SLICES_AT_ONCE]
+        counts = ct.photons_behind(torch.from_numpy(part[job]).to(device), spacing_mm[:2], half, scanner)
+        noise = torch.randn(counts.shape, generator=random).to(counts) * counts**power
+        image = ct.filtered_back_projection(noise, (rows, columns), spacing_mm[:2], scanner, kernel).cpu().numpy()
+        for s, n in zip(job, image, strict=True):
+            windows = _Windows.of(scale * n[None], spacing_mm, centres[centres[:, 0] == s] * [0, 1, 1])
+            measured.append(replace(windows, slices=windows.slices + s))
+    parts = ([getattr(windows, name) for windows in measured] for name in ("slices", "variance", "fine"))
+    return _Windows(*(np.concatenate(part) for part in parts))
 
 
 def _along_z(slices: np.ndarray, photons: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
@@ -130,70 +169,33 @@ def _along_z(slices: np.ndarray, photons: np.ndarray, weights: np.ndarray, count
     return np.exp(np.interp(np.arange(count), slices, smooth))
 
 
-def measure_kernel(voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> Kernel:
-    """Return the kernel whose noise power spectrum, f * exp(-2 (f / cutoff)^order), fits that of flat soft tissue best.
+def doubts(photons: np.ndarray, kernel: Kernel, settings: DoseSettings) -> tuple[str, ...]:
+    """Return sentences for the user about what was measured and is not what a scanner does; usually none.
 
-    White noise through the ramp and a filter H has the power f * H^2. Where there is too little flat soft tissue for a
-    spectrum, or pixels are so coarse that they hold too little of it, the kernel is STANDARD_KERNEL.
+    Args:
+        photons: (S,) per ray, as of `calibrate`.
+        kernel: as of `calibrate`.
+        settings: what was given and need not be doubted.
     """
-    from scipy.optimize import curve_fit
-
-    side, pixel_mm = NPS_WINDOW_PX, max(spacing_mm[:2])
-    power = _noise_power(voxels_hu, spacing_mm, side)
-    if power is None or not power.max() > 0:
-        return KERNELS[STANDARD_KERNEL]
-    fine = 4 * side  # the expected periodogram of a tapered region is the spectrum smeared by the taper's own
-    fy, fx = _frequencies(fine, spacing_mm)
-    turns = (-1, 0, 1)  # frequencies beyond the pixels' own fold back into the spectrum
-    folded = [np.hypot(fy + i / spacing_mm[1], fx + j / spacing_mm[0]) for i in turns for j in turns]
-    taper = np.fft.fft2(_taper(side), (fine, fine))
-    overlap = np.fft.ifft2(np.abs(taper) ** 2).real
-
-    def expected(kernel: Kernel) -> np.ndarray:
-        power = sum(f * np.exp(-2 * (f / kernel.cutoff_per_mm) ** kernel.order) for f in folded)
-        return np.fft.fft2(np.fft.ifft2(power).real * overlap).real[::4, ::4]
-
-    radius = np.hypot(*_frequencies(side, spacing_mm))
-    # anatomy hides in the lowest frequencies
-    use = (radius > max(0.15, 2.5 / (side * pixel_mm))) & (radius < 0.5 / pixel_mm)
-    if np.count_nonzero(use) < NPS_LEAST_FREQUENCIES or not power[use].max() > 0:
-        return KERNELS[STANDARD_KERNEL]
-
-    def model(_: np.ndarray, height: float, cutoff: float, order: float) -> np.ndarray:
-        return height * expected(Kernel(cutoff, order))[use]
-
-    scale = power[use].max() / expected(KERNELS[STANDARD_KERNEL])[use].max()
-    try:
-        bounds = ((0, 0.15, 1), (np.inf, 3, 8))
-        (_, cutoff, order), _ = curve_fit(model, radius[use], power[use] / scale, p0=(1, 0.5, 2), bounds=bounds)
-    except (RuntimeError, ValueError):  # no convergence, or a spectrum that is not finite
-        return KERNELS[STANDARD_KERNEL]
-    return Kernel(float(cutoff), float(order))
-
-
-def _frequencies(side: int, spacing_mm: tuple[float, float, float]) -> tuple[np.ndarray, ...]:
-    """Return the frequencies along y and x, cycles per mm, of a (side, side) spectrum."""
-    return np.meshgrid(np.fft.fftfreq(side, spacing_mm[1]), np.fft.fftfreq(side, spacing_mm[0]), indexing="ij")
-
-
-def _taper(side: int) -> np.ndarray:
-    hann = np.hanning(side + 2)[1:-1]
-    return np.outer(hann, hann)
-
-
-def _noise_power(voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float], side: int) -> np.ndarray | None:
-    """Return the lower quartile (side, side) of tapered periodograms; None with too little flat soft tissue."""
-    chosen = np.unique(np.linspace(0, len(voxels_hu) - 1, 2 * CALIBRATION_SLICES).round().astype(int))
-    part = np.asarray(voxels_hu[chosen], np.float32)
-    centres = flat_soft_tissue_windows(part, spacing_mm, window_px=side, tissue_hu=CALIBRATION_TISSUE_HU)
-    if len(centres) < WINDOWS_PER_SLICE:
-        return None
-    taper = _taper(side)
-    periodograms = []
-    for s, row, column in centres:
-        top, left = row - side // 2, column - side // 2
-        region = part[s, top : top + side, left : left + side]
-        mean = (region * taper).sum() / taper.sum()
-        periodograms.append(np.abs(np.fft.fft2((region - mean) * taper)) ** 2)
-    # the lower quartile forgives regions with anatomy in them; all frequencies share its factor to the mean
-    return np.quantile(periodograms, 0.25, axis=0)
+    if settings.photons is not None:
+        return ()
+    notes = []
+    least, most = PLAUSIBLE_PHOTONS
+    low, middle, high = (float(n) for n in np.quantile(photons, (0, 0.5, 1)))
+    if not least <= middle <= most:
+        notes.append(
+            f"The scan's own noise stands for {middle:,.0f} photons per ray, and scans of patients have "
+            f"{least:,.0f} to {most:,.0f}: the scan may have been denoised or hold anatomy everywhere. Look whether "
+            "the noise of the result is what you expect, or give photons and kernel."
+        )
+    if high > MOST_MODULATION * low:
+        notes.append(
+            f"The noise of the slices stands for {low:,.0f} to {high:,.0f} photons per ray, which no tube current "
+            "spans: streaks or anatomy were taken for noise in some of them. Give the number of photons."
+        )
+    if settings.kernel == "scan" and kernel.order <= ORDERS[0] + 0.01:
+        notes.append(
+            "The scan's noise is coarser than a ramp filter makes it, as that of iterative reconstruction or of a "
+            f"smoothed image is; it was taken for that of a kernel of order {ORDERS[0]}."
+        )
+    return tuple(notes)

@@ -18,7 +18,7 @@ import torch
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging import hounsfield
 from ASCONDenoiseLib.physics import scanner as ct
-from ASCONDenoiseLib.physics.calibration import CalibrationError, calibrate
+from ASCONDenoiseLib.physics.calibration import CalibrationError, calibrate, doubts
 from ASCONDenoiseLib.physics.scanner import SLICES_AT_ONCE
 from ASCONDenoiseLib.physics.settings import (
     ASSUMED_PHOTONS,
@@ -80,6 +80,7 @@ def simulate(
     notes: tuple[str, ...] = ()
     try:
         photons, kernel = calibrate(voxels_hu, spacing_mm, settings, device=device)
+        notes = doubts(photons, kernel, settings)
     except CalibrationError:
         if not assume_photons:
             raise

@@ -22,6 +22,18 @@ LEAST_DOSE = 1e-4
 PHOTONS = (1.0, 1e12)
 """Fewest and most per ray in air at normal dose; scanners have some 1e5 to 1e7."""
 
+PLAUSIBLE_PHOTONS = (5e3, 1e7)
+"""Of those, what scans of patients have, from a limb at low dose to thick slices of a large patient."""
+
+CALIBRATION_SLICES = 12
+"""Slices of a scan in which its photons are measured."""
+
+WINDOWS_PER_SLICE = 12
+"""Flat soft tissue windows that a slice, or the whole spectrum, needs to be measured."""
+
+CALIBRATION_TISSUE_HU = (-30.0, 130.0)
+"""Soft tissue and water, so that phantoms can be calibrated too."""
+
 LEAST_BOWTIE_EDGE = 1e-6
 
 MOST_ELECTRONIC_NOISE = 1e6
@@ -39,7 +51,10 @@ class Kernel:
     order: float
 
 
-KERNELS = {"soft": Kernel(0.36, 1.6), "standard": Kernel(0.52, 2.2), "sharp": Kernel(0.80, 3.0)}
+ORDERS = (1.8, 6.0)
+"""Least and highest order of a kernel that is measured: below, noise is far coarser than a ramp filter makes it."""
+
+KERNELS = {"soft": Kernel(0.36, 1.8), "standard": Kernel(0.52, 2.2), "sharp": Kernel(0.80, 3.0)}
 
 
 @dataclass(frozen=True)
