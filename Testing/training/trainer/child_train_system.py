@@ -1,4 +1,4 @@
-"""Takes three steps of a preset as one of several processes, and writes what its networks are after each: PRESET SET OUT.
+"""Takes three steps of a preset as one of several processes, and writes what its networks are: PRESET SET OUT.
 
 RANK-STEP in the folder OUT has the hash of the weights and statistics of all networks of this process.
 """
