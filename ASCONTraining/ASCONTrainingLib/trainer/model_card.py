@@ -14,6 +14,18 @@ from ASCONTrainingLib.config.settings import TrainConfig
 from ASCONTrainingLib.data.set_index import Index
 
 
+NOT_THE_AUTHORS = {
+    "patch_dml": "Patch-DML with the learning rate, batch and images of the preset, other than its authors'.",
+    "tsc_net": "TSC-Net as far as its abstract tells: layers and weights were decided by ASCON.",
+    "tsc_net_latent": "TSC-Net as far as its abstract tells: layers and weights were decided by ASCON, and images are "
+    "contrasted in its own teacher, not in a pretrained network.",
+    "alden": "ALDEN as far as its abstract tells: vision model, layers and weights were decided by ASCON.",
+    "alden_own_features": "A variant of ALDEN, not the authors' method: its features are those of ASCON's default "
+    "denoiser, which has seen the scans on its own card, and not those of a pretrained vision model.",
+}
+"""Objective -> what its name alone would not say."""
+
+
 def worse_than_input(comparisons: Sequence[Comparison], split: str) -> tuple[str, ...]:
     """A sentence where a model's PSNR is below that of its own input, nothing where it is not.
 
@@ -52,6 +64,8 @@ def model_card(
     if config.initial is not None:
         data.append(f"begun with the model {Path(config.initial).stem}")
     limits = ["Not tried on scanners, kernels, doses and body regions other than those of its training data."]
+    if config.objective in NOT_THE_AUTHORS:
+        limits.append(NOT_THE_AUTHORS[config.objective])
     if phantoms == len(trained_on):
         limits.insert(0, "Trained on phantoms only: of no use on patients.")
     return ModelCard(

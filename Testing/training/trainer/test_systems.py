@@ -90,6 +90,7 @@ def test_its_model_denoises_files_and_has_its_row_in_the_comparison(two_patients
     trained = fit(a_config(name, weights), two_patients, tmp_path / "run", device=CPU)
     network, card = load_network(trained.model)
     assert (card.architecture, card.preset) == (PRESETS[name].network, f"{name}-smoke")
+    assert any("ASCON" in limit or "its authors'" in limit for limit in card.limits)
     assert all(math.isfinite(value) for row in rows(tmp_path / "run", "loss") for value in row.values())
 
     voxels = np.load(two_patients / "P2.ldct.npy")
