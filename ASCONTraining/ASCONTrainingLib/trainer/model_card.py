@@ -13,7 +13,6 @@ from ASCONDenoiseLib.models.card import ModelCard, Scope
 from ASCONTrainingLib.config.settings import TrainConfig
 from ASCONTrainingLib.data.set_index import Index
 
-
 NOT_THE_AUTHORS = {
     "patch_dml": "Patch-DML with the learning rate, batch and images of the preset, other than its authors'.",
     "tsc_net": "TSC-Net as far as its abstract tells: layers and weights were decided by ASCON.",
