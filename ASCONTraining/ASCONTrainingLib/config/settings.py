@@ -104,8 +104,11 @@ class LossConfig:
         mac_net_loss_weight: of L_global + L_local in MAC-Net's own loss (step 2).
         product_output: compare y = x + G(c) - c, what the product makes of G, with the NDCT, both unclipped.
         local_mean_weight: of the MSE of 16x16 means, which keeps regions from shifting by a few HU.
+        local_mean_sides: pixels, sides of the regions; each weighs (side / 16)^2 times as much as one of 16.
+        noise_weighted: squared errors count by the noise of their LDCT, for doses that differ widely.
         local_mean_from: fraction of the training after which it counts; from the start it slows learning.
         response_weight: of the contrast and sharpness lost by lesions that are added on top.
+        response_noise_weight: of the noise left that a lesion's matched filter sees, within the response.
         response_from: fraction of the training after which it counts.
     """
 
@@ -119,14 +122,19 @@ class LossConfig:
     mac_weight: float = 0.05
     mac_net_loss_weight: float = 0.5
     product_output: bool = False
+    noise_weighted: bool = False
     local_mean_weight: float = 0.0
+    local_mean_sides: tuple[int, ...] = (16,)
     local_mean_from: float = 0.0
     response_weight: float = 0.0
+    response_noise_weight: float = 0.0
     response_from: float = 0.0
 
     def __post_init__(self) -> None:
         names = ("mse_weight", "ssim_weight", "perceptual_weight", "mac_weight", "mac_net_loss_weight")
-        _at_least("loss", self, 0, *names, "local_mean_weight", "response_weight")
+        _at_least("loss", self, 0, *names, "local_mean_weight", "response_weight", "response_noise_weight")
+        fine = all(side >= 1 for side in self.local_mean_sides)
+        _require(fine, "loss.local_mean_sides", self.local_mean_sides, "whole numbers of 1 or more")
         for name in ("local_mean_from", "response_from"):
             fraction = getattr(self, name)
             _require(0 <= fraction < 1, f"loss.{name}", fraction, "from 0 to below 1")

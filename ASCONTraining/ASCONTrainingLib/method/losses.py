@@ -13,7 +13,11 @@ SSIM_SIDE = 11
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 MEAN_SIDE = 16
-"""Pixels, side of the regions whose mean is compared."""
+"""Pixels, side of the regions whose mean is compared, and of those that the weight of all others refers to."""
+NOISE_FLOOR = 10 / 3000
+"""In unit range: images of less noise than that, 10 HU, do not count more for having less."""
+TYPICAL_NOISE = 20 / 3000
+"""In unit range: an image of that noise, 20 HU, counts about as much weighted as not."""
 RESPONSE_SIDE = 64
 """Pixels, side of the regions in which the response to lesions is measured: about one lesion each."""
 EDGE_SIDE = 3
@@ -55,16 +59,62 @@ def _mirrored(x: torch.Tensor, border: int, dim: int) -> torch.Tensor:
     return x.index_select(dim, index)
 
 
-def local_mean_loss(denoised: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the means of 16x16 pixels, without what is left over at the borders: a scalar.
+def noise_weights(ldct: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
+    """Weights (B, 1, 1, 1) of the images of a batch whose noise differs: squared errors grow with the noise's square.
 
-    Not in the paper. Noise all but vanishes in such a mean, so a regional shift of a few HU, which the MSE of single
-    pixels does not notice, counts here.
+    Not in the paper. Without them, the noisiest doses rule a training on many. (TYPICAL_NOISE^2 + NOISE_FLOOR^2) over
+    (mean squared difference of LDCT and NDCT + NOISE_FLOOR^2).
     """
-    return F.avg_pool2d(denoised - ndct, MEAN_SIDE).square().mean()
+    own = (ldct - ndct).square().mean((1, 2, 3), keepdim=True)
+    return (TYPICAL_NOISE**2 + NOISE_FLOOR**2) / (own + NOISE_FLOOR**2)
 
 
-def response_loss(gained: torch.Tensor, added: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def mse_loss(denoised: torch.Tensor, ndct: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean squared error, a scalar.
+
+    Args:
+        denoised: (B, 1, H, W).
+        ndct: like `denoised`.
+        weights: (B, 1, 1, 1) of the images; None: 1.
+    """
+    squares = (denoised - ndct).square()
+    return squares.mean() if weights is None else (weights * squares).mean()
+
+
+def local_mean_loss(
+    denoised: torch.Tensor,
+    ndct: torch.Tensor,
+    sides: Iterable[int] = (MEAN_SIDE,),
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean squared error of the means of square regions, without what is left over at the borders: a scalar.
+
+    Not in the paper. Fine noise all but vanishes in such a mean, so a regional shift of a few HU, and coarse noise,
+    which looks mottled, count here, where the MSE of single pixels hardly notices them. Means of regions of the side n
+    have nothing above 1 / n cycles per pixel to speak of: with pixels of 0.75 mm and sides of 6, 12 and 24 pixels that
+    is the band below 0.2/mm, in three steps.
+
+    Args:
+        denoised: (B, 1, H, W).
+        ndct: like `denoised`.
+        sides: pixels. The errors of each side are weighted by (side / 16)^2: white noise gives all of them alike.
+        weights: (B, 1, 1, 1) of the images; None: 1.
+    """
+    error = denoised - ndct
+    fitting = [side for side in sides if side <= min(error.shape[-2:])]
+    parts = [
+        (side / MEAN_SIDE) ** 2 * mse_loss(F.avg_pool2d(error, side), torch.zeros(()), weights) for side in fitting
+    ]
+    return total_loss(parts) if parts else error.sum() * 0
+
+
+def response_loss(
+    gained: torch.Tensor,
+    added: torch.Tensor,
+    noise: torch.Tensor,
+    error: torch.Tensor | None = None,
+    noise_weight: float = 0.0,
+) -> torch.Tensor:
     """How much of the contrast and of the sharpness of lesions a denoiser loses: a scalar, 0 for one that loses none.
 
     Not in the paper. The error of an image is smallest when faint contrasts shrink towards their surroundings; this
@@ -72,13 +122,30 @@ def response_loss(gained: torch.Tensor, added: torch.Tensor, noise: torch.Tensor
     once with the lesion as w and once with its edge, the lesion less its local mean. Noise beside the lesion does not
     count: with the error of every pixel, denoisers stop adapting to what they see, and widen edges.
 
+    That alone pays for handing on whatever has the size of a lesion, noise too. What a reader detects is the response
+    over the SD of the same matched filter without a lesion, so with `error` the share of that filter's noise power that
+    is left is added: sum <w, error>^2 / sum <w, noise>^2 over the regions.
+
     Args:
         gained: (B, 1, H, W), by how much the output changed when `added` was added to the input.
         added: (B, 1, H, W), the lesions.
         noise: (B, 1, H, W), of that input.
+        error: (B, 1, H, W), of the output, against an NDCT with the lesions; None: the noise left does not count.
+        noise_weight: of the noise left.
     """
     edge = added - F.avg_pool2d(added, EDGE_SIDE, stride=1, padding=EDGE_SIDE // 2, count_include_pad=False)
-    return _lost(gained, added, added, noise) + _lost(gained, added, edge, noise)
+    lost = _lost(gained, added, added, noise) + _lost(gained, added, edge, noise)
+    if error is None or not noise_weight:
+        return lost
+    return lost + noise_weight * (_noise_left(error, added, noise) + _noise_left(error, edge, noise))
+
+
+def _noise_left(error: torch.Tensor, shape: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Share of the noise power that matched filters w = `shape` see, in all regions together, that is in `error`."""
+    sides = tuple(min(RESPONSE_SIDE, side) for side in shape.shape[-2:])
+    left, there, energy = (F.avg_pool2d(x, sides) for x in (shape * error, shape * noise, shape.square()))
+    energy = energy.clamp(min=1e-15)  # a weak lesion's filter counts as much as a strong one's
+    return (left.square() / energy).sum() / (there.square() / energy).sum().clamp(min=1e-12)
 
 
 def _lost(gained: torch.Tensor, added: torch.Tensor, shape: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -184,3 +184,46 @@ def test_gradients_of_the_image_losses_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda x: losses.ssim(x, y), [(0.7 * y + 0.3 * x).requires_grad_()])
     x, y = torch.rand(2, 1, 1, 20, 33, dtype=torch.float64, generator=random)
     assert torch.autograd.gradcheck(lambda x: losses.local_mean_loss(x, y), [x.requires_grad_()])
+
+
+def test_errors_count_by_the_noise_of_their_image():
+    ndct = torch.zeros(2, 1, 32, 32)
+    noise = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    sd = torch.tensor([20.0, 80.0])[:, None, None, None] / 3000
+    weights = losses.noise_weights(noise * sd, ndct)
+    assert weights.shape == (2, 1, 1, 1)
+    assert weights[0].item() == pytest.approx(1, rel=0.1)
+    assert weights[1].item() == pytest.approx((20**2 + 10**2) / (80**2 + 10**2), rel=0.1)
+    errors = torch.tensor([1.0, 3.0])[:, None, None, None].expand(2, 1, 4, 4)
+    expected = (weights[0] * 1 + weights[1] * 9).item() / 2
+    assert losses.mse_loss(errors, torch.zeros_like(errors), weights).item() == pytest.approx(expected)
+    assert losses.mse_loss(errors, torch.zeros_like(errors)).item() == pytest.approx(5)
+
+
+def test_means_of_each_side_count_alike_for_white_noise_and_more_for_coarse():
+    white = torch.randn(4, 1, 384, 384, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    zero = torch.zeros_like(white)
+    alone = [losses.local_mean_loss(white, zero, (side,)).item() for side in (6, 12, 24)]
+    assert alone == pytest.approx([1 / 256] * 3, rel=0.1)
+    assert losses.local_mean_loss(white, zero, (6, 12, 24)).item() == pytest.approx(sum(alone))
+    coarse = F.avg_pool2d(white, 9, stride=1, padding=4)
+    coarse = coarse / coarse.std()
+    assert losses.local_mean_loss(coarse, zero, (6,)).item() > 10 * alone[0]
+    assert losses.local_mean_loss(white[..., :8], zero[..., :8], (16,)).item() == 0  # nothing to average
+
+
+def test_the_response_pays_for_the_noise_that_a_lesions_filter_sees():
+    """Of a denoiser that hands on `gain` of everything: the contrast lost, and gain^2 of the noise."""
+    random = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    disc = ((y - 32) ** 2 + (x - 32) ** 2 < 64).double() * 0.02
+    added = disc.expand(6, 1, 64, 64)
+    noise = 0.01 * torch.randn(6, 1, 64, 64, generator=random, dtype=torch.float64)
+    for gain in (0.3, 1.0):
+        alone = losses.response_loss(gain * added, added, noise)
+        with_noise = losses.response_loss(gain * added, added, noise, gain * noise, 0.5)
+        assert (with_noise - alone).item() == pytest.approx(2 * 0.5 * gain**2)  # the disc, and its edge
+    fine = noise - F.avg_pool2d(noise, 7, stride=1, padding=3)  # what such a filter hardly sees is nearly free
+    assert (
+        losses.response_loss(added, added, noise, fine, 0.5) - losses.response_loss(added, added, noise)
+    ).item() < 0.6

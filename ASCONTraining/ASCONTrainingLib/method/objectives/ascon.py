@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ASCONDenoiseLib.imaging import hounsfield
 from ASCONTrainingLib.data import augmentation
-from ASCONTrainingLib.method.losses import local_mean_loss, response_loss, ssim, total_loss
+from ASCONTrainingLib.method.losses import local_mean_loss, mse_loss, noise_weights, response_loss, ssim, total_loss
 from ASCONTrainingLib.method.mac_net import MACNet
 from ASCONTrainingLib.method.objective import TrainingContext, frozen, to_floats
 from ASCONTrainingLib.method.perceptual import VGG19, load_vgg19, perceptual_loss
@@ -155,14 +154,17 @@ class ASCONObjective:
     def _image_losses(self, denoised: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         """The losses on the image itself that have a weight (section 2.4, Table 2)."""
         parts, ndct = {}, batch.ndct
+        weights = noise_weights(batch.ldct, ndct) if self.loss.noise_weighted else None
         if self.loss.mse_weight:
-            parts["mse"] = F.mse_loss(denoised, ndct)
+            parts["mse"] = mse_loss(denoised, ndct, weights)
         if self.loss.ssim_weight:
             parts["ssim"] = 1 - ssim(denoised, ndct)
         if self.loss.local_mean_weight and self.context.fraction_done() >= self.loss.local_mean_from:
-            parts["local_mean"] = local_mean_loss(denoised, ndct)
+            parts["local_mean"] = local_mean_loss(denoised, ndct, self.loss.local_mean_sides, weights)
         if batch.lesions is not None and batch.without is not None:
-            parts["response"] = response_loss(denoised - batch.without, batch.lesions, batch.ldct - ndct)
+            gained, noise = denoised - batch.without, batch.ldct - ndct
+            noise_weight = self.loss.response_noise_weight
+            parts["response"] = response_loss(gained, batch.lesions, noise, denoised - ndct, noise_weight)
         if self.loss.perceptual_weight and self.vgg is not None:
             with self.context.autocast():
                 parts["perceptual"] = perceptual_loss(self.vgg, denoised, ndct)
