@@ -13,7 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ASCONDenoiseLib.physics.phantom_volume import Phantom, Rng, blurred, checked_spacing, coverage, random_field
+from ASCONDenoiseLib.physics.phantom_volume import (
+    PSF_SIGMA_MM,
+    Phantom,
+    Rng,
+    blurred,
+    checked_spacing,
+    coverage,
+    random_field,
+)
 
 LABELS = {
     0: "air", 1: "couch", 2: "skin", 3: "fat", 4: "muscle", 5: "cortical bone", 6: "trabecular bone",
@@ -179,8 +187,8 @@ class Canvas:
     def tissue(self, shape: Shape, name: str, sd: float = 4.0, grain: int = 1) -> None:
         self.paint(shape, self.mean_hu[name], name, sd, grain)
 
-    def phantom(self) -> Phantom:
-        return Phantom(blurred(self.hu, self.spacing_mm), self.labels, dict(LABELS), self.spacing_mm)
+    def phantom(self, psf_mm: float = PSF_SIGMA_MM) -> Phantom:
+        return Phantom(blurred(self.hu, self.spacing_mm, psf_mm), self.labels, dict(LABELS), self.spacing_mm)
 
 
 def vessel_tree(rng: Rng, root: ArrayLike, targets: ArrayLike, tip_mm: float) -> tuple[np.ndarray, np.ndarray]:

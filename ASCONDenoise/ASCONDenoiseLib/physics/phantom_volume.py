@@ -62,8 +62,8 @@ def checked_spacing(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[
     return x_mm, y_mm, z_mm
 
 
-def blurred(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    sigma = (0, PSF_SIGMA_MM / spacing_mm[1], PSF_SIGMA_MM / spacing_mm[0])
+def blurred(hu: np.ndarray, spacing_mm: Sequence[float], psf_mm: float = PSF_SIGMA_MM) -> np.ndarray:
+    sigma = (0, psf_mm / spacing_mm[1], psf_mm / spacing_mm[0])
     return gaussian_filter(hu, sigma, mode="nearest", output=np.float32)
 
 
@@ -103,8 +103,8 @@ def random_field(
     return field
 
 
-def add_lesions(phantom: Phantom, lesions: Sequence[Lesion]) -> Phantom:
-    """Add spheres on top of what is there, blurred like the rest; labels are numbered on.
+def add_lesions(phantom: Phantom, lesions: Sequence[Lesion], psf_mm: float = PSF_SIGMA_MM) -> Phantom:
+    """Add spheres on top of what is there, blurred like the rest (sigma `psf_mm`); labels are numbered on.
 
     Raises InputError where a centre lies outside the volume or the labels run out.
     """
@@ -114,7 +114,7 @@ def add_lesions(phantom: Phantom, lesions: Sequence[Lesion]) -> Phantom:
         label = FIRST_LESION_LABEL + len(phantom.lesions) + len(placed)
         if label > 255 or not all(0 <= i <= n - 1 for i, n in zip(lesion.centre_ijk, hu.shape[::-1], strict=True)):
             raise InputError(f"The lesion at {lesion.centre_ijk} lies outside the volume, or there are more than 156.")
-        reach = lesion.diameter_mm / 2 + 5 * PSF_SIGMA_MM
+        reach = lesion.diameter_mm / 2 + 5 * psf_mm
         region, axes = [], []
         for i, n, s in zip(lesion.centre_ijk[::-1], hu.shape, phantom.spacing_mm[::-1], strict=True):
             region.append(slice(max(0, int(i - reach / s - 1)), min(n, int(i + reach / s + 3))))
@@ -122,7 +122,7 @@ def add_lesions(phantom: Phantom, lesions: Sequence[Lesion]) -> Phantom:
         z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
         f = np.sqrt(x * x + y * y + z * z) - lesion.diameter_mm / 2
         part = coverage(f.astype(np.float32), phantom.spacing_mm[0])
-        hu[tuple(region)] += lesion.contrast_hu * blurred(part, phantom.spacing_mm)
+        hu[tuple(region)] += lesion.contrast_hu * blurred(part, phantom.spacing_mm, psf_mm)
         labels[tuple(region)][part > 0.5] = label
         names[label] = f"lesion {label - FIRST_LESION_LABEL + 1}"
         placed.append(replace(lesion, label=label))

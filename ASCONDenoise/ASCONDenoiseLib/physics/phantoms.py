@@ -6,7 +6,7 @@ point spread function. Arrays are (S, H, W); slices run from foot to head and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from ASCONDenoiseLib.physics.anatomy_canvas import (
     superellipse,
     vessel_tree,
 )
-from ASCONDenoiseLib.physics.phantom_volume import Lesion, Phantom, Rng, add_lesions
+from ASCONDenoiseLib.physics.head_phantom import head
+from ASCONDenoiseLib.physics.phantom_volume import PSF_SIGMA_MM, Lesion, Phantom, Rng, add_lesions
 
 Sphere = tuple[np.ndarray, float]
 """Centre (x, y, z) and radius in the anatomical frame, mm."""
@@ -33,6 +34,7 @@ def abdomen(
     shape: tuple[int, int, int] = (24, 256, 256),
     spacing_mm: tuple[float, float, float] = (1.4, 1.4, 3.0),
     lesions: int = 3,
+    psf_mm: float = PSF_SIGMA_MM,
 ) -> Phantom:
     """Make an upper abdomen; habitus, organs, contrast phase and level vary with the seed.
 
@@ -42,6 +44,7 @@ def abdomen(
         spacing_mm: (x, y, z).
         lesions: low-contrast spheres of 5-20 mm and 10-40 HU in the liver, fewer where they do not fit; with 0 it is
             the same patient without them, and with the vessels that they displace.
+        psf_mm: in-plane blur of the scanner and its kernel, the sigma of a Gaussian.
 
     Raises:
         InputError: shape or spacing is not three positive numbers.
@@ -52,13 +55,14 @@ def abdomen(
     _lungs(c, rng, [(-30, 10, 150), (30, 10, 150)], np.maximum.reduce([c.cavity + 2.5, -c.dome, -c.spine]))
     _gut(c, rng)
     planned = _solid_organs(c, rng, lesions)
-    return add_lesions(c.phantom(), planned)
+    return add_lesions(c.phantom(psf_mm), planned, psf_mm)
 
 
 def chest(
     seed: int,
     shape: tuple[int, int, int] = (24, 256, 256),
     spacing_mm: tuple[float, float, float] = (1.4, 1.4, 3.0),
+    psf_mm: float = PSF_SIGMA_MM,
 ) -> Phantom:
     """Make a chest about the level of the carina and the heart; the patient varies with the seed as in `abdomen`.
 
@@ -66,6 +70,7 @@ def chest(
         seed: of the patient.
         shape: slices, rows, columns.
         spacing_mm: (x, y, z).
+        psf_mm: as in `abdomen`.
 
     Raises:
         InputError: shape or spacing is not three positive numbers.
@@ -74,10 +79,10 @@ def chest(
     c = Canvas(rng, shape, spacing_mm, level_mm=rng.uniform(-45, 25))
     _trunk(c, rng, ribs=range(-6, 8), chest=True)
     _thorax(c, rng)
-    return c.phantom()
+    return c.phantom(psf_mm)
 
 
-ANATOMY = {"abdomen": abdomen, "chest": chest}
+ANATOMY: dict[str, Callable[..., Phantom]] = {"abdomen": abdomen, "chest": chest, "head": head}
 """The phantoms of patients by their name."""
 
 

@@ -49,8 +49,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
                 metavar="D",
                 help="fraction of the normal dose, or the lowest and the highest of a random one (default: 0.25)",
             )
-            add("--phantoms", metavar="N", type=int, default=0, help="phantoms besides (default: 0)")
+            add("--phantoms", metavar="N", type=int, default=0, help="abdomens, chests and so on besides (default: 0)")
             add("--phantom-size", metavar="N", type=int, default=512, help="side in pixels (default: 512)")
+            add("--leave-out", metavar="NAME", nargs="+", default=[], help="volumes or patients that are too noisy")
             add_device(parser)
 
 
@@ -72,6 +73,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
             dose=args.dose[0] if len(args.dose) == 1 else tuple(args.dose),
             phantoms=args.phantoms,
             phantom_shape=(8, args.phantom_size, args.phantom_size),
+            leave_out=args.leave_out,
             seed=args.seed,
             device=usable_device(args.device),
             **shared,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.atomic import atomic_file
+from ASCONDenoiseLib.io.atomic import atomic_file, remove_partial
 from ASCONTrainingLib.data.background import background_cells
 from ASCONTrainingLib.data.pairing import PairedVolume
 from ASCONTrainingLib.data.set_index import (
@@ -93,9 +93,9 @@ def write_set(
     _make_folder(out)
     settings = json.loads(json.dumps(settings))  # as they will be read
     earlier = _earlier(out, kind, settings)
-    for partial in out.glob(".*.partial*"):  # a preparation that was killed left it
-        partial.unlink()
     done = {name: earlier[name] for name, plan in zip(names, plans, strict=True) if _is_done(plan, earlier, out)}
+    for path in (out / INDEX, *(array_path(out, name, what) for name in names if name not in done for what in ARRAYS)):
+        remove_partial(path)  # what a preparation that was killed has left of it
     left_out: dict[str, InputError] = {}
 
     def index() -> Index:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SCANNER_BLUR_MM = 0.4
+"""Sigma of what focal spot and detector blur before any kernel."""
+
 
 def prepare_simulated(
     src: str | Path | None,
@@ -32,6 +36,7 @@ def prepare_simulated(
     dose: float | tuple[float, float] = 0.25,
     phantoms: int = 0,
     phantom_shape: tuple[int, int, int] = (8, 512, 512),
+    leave_out: Sequence[str] = (),
     split: str | Path | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -50,16 +55,17 @@ def prepare_simulated(
             None: phantoms only.
         out, log, progress: as of `prepare.prepare_mayo2016`.
         dose: fraction of the normal dose, below 1; two of them for a random one of each volume (uniform logarithm).
-        phantoms: phantoms besides: abdomens and chests in turn, scanned with random photons and kernels. They train,
-            or, where there is nothing else, are split like patients.
-        phantom_shape: slices, rows, columns of a phantom, 384 mm wide and 160 mm high.
+        phantoms: phantoms besides: those of PHANTOMS in turn, with random pixels, slices, kernels and photons. They
+            train, or, where there is nothing else, are split like patients.
+        phantom_shape: slices, rows, columns of a phantom.
+        leave_out: volumes or patients of `src`, by name, that are no good as targets.
         split: JSON file in place of a split by chance.
         seed: of all that is random.
         device: where the simulation computes.
         simulate, scan: in place of ASCONDenoiseLib.physics.dose's.
 
     Raises:
-        InputError: nothing to simulate from, a dose that cannot be, or a set made otherwise in `out`.
+        InputError: nothing to simulate from or to leave out, a dose that cannot be, or a set made otherwise in `out`.
         WriteError: the disk is full or protected; what was done before is kept.
     """
     from ASCONDenoiseLib.physics import dose as physics
@@ -70,7 +76,7 @@ def prepare_simulated(
     if phantoms < 0 or (src is None and phantoms == 0):
         raise InputError("There is nothing to simulate from: give a folder of normal-dose volumes, or phantoms.")
     simulator = _Simulator(simulate or physics.simulate, scan or physics.scan, doses, seed, device, phantom_shape)
-    patients = {} if src is None else _normal_dose_volumes(Path(src), log)
+    patients = {} if src is None else _without(Path(src), _normal_dose_volumes(Path(src), log), leave_out)
     names = [f"phantom{number}" for number in range(phantoms)]
     chosen = read_split(split) if split else automatic_split(patients or names, seed)
     plans = []
@@ -87,6 +93,8 @@ def prepare_simulated(
         split_name = next((s for s in SPLITS if name in chosen[s]), "train")
         plans.append(simulator.phantom_plan(name, split_name, number))
     settings = {"split": chosen, "dose": list(doses), "seed": seed}
+    if leave_out:
+        settings["leave_out"] = sorted(leave_out)
     return write_set(plans, out, "simulate", settings, log=log, progress=progress, skip_unusable=True)
 
 
@@ -105,6 +113,45 @@ def _normal_dose_volumes(src: Path, log: Log) -> dict[str, list[SourceVolume]]:
     for volume in volumes:
         patients[path_parts(src, volume)[0]].append(volume)
     return patients
+
+
+def _without(
+    src: Path, patients: dict[str, list[SourceVolume]], leave_out: Sequence[str]
+) -> dict[str, list[SourceVolume]]:
+    """The volumes whose name, or whose patient's, is not to be left out."""
+    unused, kept = set(leave_out), {}
+    for patient, volumes in patients.items():
+        names = {"-".join(path_parts(src, volume)): volume for volume in volumes}
+        unused -= {patient, *names}
+        here = [volume for name, volume in names.items() if name not in leave_out and patient not in leave_out]
+        if here:
+            kept[patient] = here
+    if unused:
+        there = ", ".join(sorted(patients)[:10]) + (", ..." if len(patients) > 10 else "")
+        raise InputError(f"There is no {', '.join(sorted(unused))} to leave out in {src}: it holds {there}.")
+    return kept
+
+
+@dataclass(frozen=True)
+class PhantomScans:
+    """How phantoms of one kind are scanned; numbers are drawn between two, uniformly in their logarithm.
+
+    Attributes:
+        anatomy: a function of `physics.phantoms`.
+        view_mm: side of the field of view.
+        slice_mm: thickness, and distance, of slices.
+        cutoffs_per_mm: of the kernel, whose order is between those of the soft and the sharp one.
+        photons: per ray in air, whatever the thickness: noise of some 3 to 70 HU.
+    """
+
+    anatomy: str
+    view_mm: tuple[float, float]
+    slice_mm: tuple[float, float] = (0.6, 5.0)
+    cutoffs_per_mm: tuple[float, float] = (0.36, 0.9)
+    photons: tuple[float, float] = (2e5, 2e7)
+
+
+PHANTOMS = (PhantomScans("abdomen", (320.0, 450.0)), PhantomScans("chest", (320.0, 450.0)))
 
 
 @dataclass(frozen=True)
@@ -131,12 +178,14 @@ class _Simulator:
             from ASCONDenoiseLib.physics import phantoms
             from ASCONDenoiseLib.physics.settings import DoseSettings, Kernel
 
-            random = np.random.default_rng((self.seed, number))
+            random, scans = np.random.default_rng((self.seed, number)), PHANTOMS[number % len(PHANTOMS)]
             s, h, w = self.phantom_shape
-            anatomy = (phantoms.abdomen, phantoms.chest)[number % 2]
-            phantom = anatomy(int(random.integers(2**31)), (s, h, w), (384 / w, 384 / h, 160 / s))
-            photons = float(np.exp(random.uniform(np.log(2e5), np.log(1.5e6))))
-            kernel = Kernel(random.uniform(0.38, 0.60), random.uniform(1.5, 2.4))
+            view_mm = _log_uniform(scans.view_mm, random)
+            spacing_mm = (view_mm / w, view_mm / h, _log_uniform(scans.slice_mm, random))
+            kernel = Kernel(_log_uniform(scans.cutoffs_per_mm, random), random.uniform(1.6, 3.0))
+            anatomy = getattr(phantoms, scans.anatomy)
+            phantom = anatomy(int(random.integers(2**31)), (s, h, w), spacing_mm, psf_mm=psf_mm(kernel))
+            photons = _log_uniform(scans.photons, random)
             settings = DoseSettings(photons=photons, kernel=kernel, seed=int(random.integers(2**31)))
             ndct = to_int16(self.scan(phantom.voxels_hu, phantom.spacing_mm, settings, device=self.device))
             return self._pair(name, ndct, phantom.spacing_mm, None, photons, kernel)
@@ -167,3 +216,18 @@ class _Simulator:
 
     def _random(self, name: str, *purpose: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, zlib.crc32(name.encode()), *purpose))
+
+
+def psf_mm(kernel: Kernel) -> float:
+    """The sigma of a Gaussian that lets half through at the frequency where scanner and kernel together do."""
+    frequency = np.linspace(0.0, 2.0, 4001)
+    response = np.exp(
+        -2 * (math.pi * SCANNER_BLUR_MM * frequency) ** 2 - (frequency / kernel.cutoff_per_mm) ** kernel.order
+    )
+    half_per_mm = float(np.interp(-0.5, -response, frequency))
+    return math.sqrt(math.log(2) / 2) / (math.pi * half_per_mm)
+
+
+def _log_uniform(limits: tuple[float, float], random: np.random.Generator) -> float:
+    low, high = limits
+    return float(low * (high / low) ** random.uniform())

@@ -33,7 +33,7 @@ def test_interrupted_preparation_goes_on_and_gives_the_same(tmp_path):
         prepare_mayo2016(tmp_path / "in", out, progress=interrupt)
     with pytest.raises(InputError, match="after 2 of 3 volumes"):
         TrainingSet(out, patch=16)
-    (out / ".L333.ldct.npy.partial").write_bytes(b"killed while writing")
+    (out / ".L333.ldct.0a1b2c3d.partial.npy").write_bytes(b"killed while writing")
     kept = {path: path.stat().st_mtime_ns for path in out.glob("L*.npy")}
     assert len(kept) == 6
     log = []

@@ -16,7 +16,8 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.physics.calibration import CalibrationError
-from ASCONTrainingLib.data.simulated import prepare_simulated
+from ASCONDenoiseLib.physics.settings import KERNELS, Kernel
+from ASCONTrainingLib.data.simulated import PHANTOMS, SCANNER_BLUR_MM, prepare_simulated, psf_mm
 from ASCONTrainingLib.data.training_set import EvaluationSet
 
 
@@ -101,11 +102,26 @@ def test_phantoms_stand_in(tmp_path):
     index = prepare_simulated(None, tmp_path / "out", **settings)
     assert [v.patient for v in index.volumes] == ["phantom0", "phantom1", "phantom2"]
     assert sorted(v.split for v in index.volumes) == ["test", "train", "validation"]
-    assert all(v.shape == (2, 32, 48) and v.spacing_mm == (8.0, 12.0, 80.0) for v in index.volumes)
+    for volume, kind in zip(index.volumes, (*PHANTOMS, PHANTOMS[0]), strict=False):
+        x, y, z = volume.spacing_mm
+        assert volume.shape == (2, 32, 48) and x * 48 == pytest.approx(y * 32)
+        assert kind.view_mm[0] <= x * 48 <= kind.view_mm[1] and kind.slice_mm[0] <= z <= kind.slice_mm[1]
     for volume, (voxels, _, _) in zip(index.volumes, scans, strict=True):
         assert np.array_equal(arrays_of(tmp_path / "out", volume.name)[0], np.rint(voxels))
-    assert all(2e5 <= s.photons <= 1.5e6 and 0.38 <= s.kernel.cutoff_per_mm <= 0.6 for _, _, s in scans)
+    assert all(2e5 <= s.photons <= 2e7 and 0.36 <= s.kernel.cutoff_per_mm <= 0.9 for _, _, s in scans)
     assert len({s.photons for _, _, s in scans}) == len({s.seed for _, _, s in scans}) == 3
+    assert len({v.spacing_mm for v in index.volumes}) == len({s.kernel for _, _, s in scans}) == 3
+
+
+@pytest.mark.parametrize("kernel", [KERNELS["soft"], KERNELS["sharp"], Kernel(0.6, 2.0)])
+def test_a_phantom_is_as_sharp_as_the_kernel_of_its_noise(kernel):
+    """Half of the response of scanner and kernel together is left where half of the Gaussian's is."""
+    frequency = np.linspace(0, 2, 20_001)
+    scanner = np.exp(-2 * (np.pi * frequency * SCANNER_BLUR_MM) ** 2)
+    both = scanner * np.exp(-((frequency / kernel.cutoff_per_mm) ** kernel.order))
+    gaussian = np.exp(-2 * (np.pi * frequency * psf_mm(kernel)) ** 2)
+    half = [frequency[np.searchsorted(-response, -0.5)] for response in (both, gaussian)]
+    assert half[1] == pytest.approx(half[0], rel=0.005)
 
 
 def test_phantoms_fill_up_and_train(tmp_path):
@@ -174,6 +190,21 @@ def test_real_series_are_found_and_read(tmp_path):
 def test_dose_must_be_a_fraction(tmp_path, dose):
     with pytest.raises(InputError, match="dose must be above 0 and below 1"):
         prepare_simulated(None, tmp_path / "out", dose=dose, phantoms=1)
+
+
+def test_volumes_and_patients_are_left_out_by_name(tmp_path):
+    normal_dose_tree(tmp_path / "in", "abc")
+    (tmp_path / "in/c").mkdir()
+    (tmp_path / "in/c.nii.gz").rename(tmp_path / "in/c/first.nii.gz")
+    (tmp_path / "in/c/second.nii.gz").write_bytes((tmp_path / "in/c/first.nii.gz").read_bytes())
+    settings = {"simulate": fake_simulate([])}
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", leave_out=["a", "c-second"], **settings)
+    assert [v.name for v in index.volumes] == ["b-study-series", "c-first"]
+    with pytest.raises(InputError, match="There is no c-third, d to leave out in .*: it holds a, b, c"):
+        prepare_simulated(tmp_path / "in", tmp_path / "other", leave_out=["d", "c-third", "a"], **settings)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(InputError, match="made with another split and leave_out"):
+        prepare_simulated(tmp_path / "in", tmp_path / "out", **settings)
 
 
 def test_nothing_to_simulate_from_is_an_error(tmp_path):
