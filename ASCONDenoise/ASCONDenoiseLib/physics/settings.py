@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from ASCONDenoiseLib.errors import InputError
 
-PHANTOM_PHOTONS = {"abdomen": 1.5e6, "chest": 6e5}
-"""Photons per ray in air that give a phantom the noise of a routine scan: some 12 HU in soft tissue."""
+PHANTOM_PHOTONS = {"abdomen": 1.5e6, "chest": 6e5, "head": 1.5e6}
+"""Photons per ray in air that give a phantom the noise of a routine scan: some 12 HU in soft tissue, 5 in a brain."""
 
 ASSUMED_PHOTONS = 4e5
 """The same for a scan whose own noise cannot be measured."""
