@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ASCONDenoiseLib.checked_json import parse_json
 from ASCONDenoiseLib.commands.arguments import Parser, add_device, checked_device
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import InputError
-from ASCONTrainingLib.config.presets import PRESETS
+from ASCONTrainingLib.config.presets import BASES, PEERS, PRESETS, peer
 from ASCONTrainingLib.config.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ def add_training_arguments(parser: Parser) -> None:
     """The arguments of a training, of one or of several in a row."""
     add = parser.add_argument
     add("--preset", choices=tuple(PRESETS), help="settings to begin with (default: released)")
+    add(
+        "--base",
+        choices=BASES,
+        help="for a method to compare with: the preset whose images, epochs and schedule it has (default: product)",
+    )
     add("--config", metavar="FILE", type=Path, help="settings of an earlier training (its config.json) instead")
     add("--data", metavar="SET", type=Path, help="prepared set (none: the preset smoke makes phantoms)")
     add("--out", metavar="RUN", type=Path, required=True, help="folder of the results")
@@ -72,26 +78,57 @@ def chosen_training(
     Raises:
         InputError: arguments that do not go together, settings that cannot be, no data.
     """
-    config, data, source = PRESETS[args.preset or "released"], args.data, args.config
+    config, data, source = _preset(args.preset or "released", args.base), args.data, args.config
     if resume and (args.out / CONFIG).exists():
-        if args.preset or args.config:
-            raise InputError("A training goes on with its own settings: leave out --preset and --config.")
+        if args.preset or args.base or args.config:
+            raise InputError("A training goes on with its own settings: leave out --preset, --base and --config.")
         source = args.out / CONFIG
     elif args.preset and args.config:
         raise InputError("Choose one of --preset and --config.")
     if source is not None:
         config, earlier_data = _read_config(source)
         data = data or (earlier_data if source == args.out / CONFIG else None)
-    changes: dict[str, Any] = dict(_name_and_value(text) for text in args.set)
-    changes |= {name: getattr(args, name) for name in SHORT if getattr(args, name) is not None}
+    changes = changes_of(args)
     config = config.changed(changes)
     if data is None:
-        if config.preset != "smoke":
+        if not config.preset.endswith("smoke"):
             raise InputError("Name the prepared set with --data; `ascon prepare --help` tells how one is made.")
         data = args.out / DATA
         if may_make_data or not data.exists():
             _make_phantoms(data, console)
+    elif source is None and config.doses and "doses" not in changes:
+        config = _without_doses_where_measured(config, data, console)
     return config, data
+
+
+def changes_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings that the command line changes, by their names; those of --set are texts."""
+    changes: dict[str, Any] = dict(_name_and_value(text) for text in args.set)
+    return changes | {name: getattr(args, name) for name in SHORT if getattr(args, name) is not None}
+
+
+def _preset(name: str, base: str | None) -> TrainConfig:
+    """The preset, or a peer with the images and the schedule of a base. Raises InputError."""
+    if base is None:
+        return PRESETS[name]
+    if name not in PEERS:
+        raise InputError(
+            f"--base is for methods to compare with ({', '.join(PEERS)}); the preset {name} has images and a schedule "
+            "of its own: leave out --base."
+        )
+    return peer(name, PRESETS[base])
+
+
+def _without_doses_where_measured(config: TrainConfig, data: Path, console: Console) -> TrainConfig:
+    """The settings of a preset for simulated sets, fit for measured pairs too."""
+    from ASCONTrainingLib.data.set_index import read_index
+
+    if read_index(data).simulated:
+        return config
+    console.note(
+        f"{data} holds measured pairs, whose dose is what it is: doses is null, not {list(config.doses or ())}"
+    )
+    return replace(config, doses=None, noise_hu=None)
 
 
 def _make_phantoms(folder: Path, console: Console) -> None:

@@ -1,20 +1,24 @@
-"""The rows of the paper's ablation tables 2, S1 and S2 as settings of trainings."""
+"""The rows of the paper's tables 1, 2, S1 and S2 as settings of trainings."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONTrainingLib.config.settings import LossConfig, MACConfig, TrainConfig
+from ASCONTrainingLib.config.presets import peer
+from ASCONTrainingLib.config.settings import WEIGHT_FILES, LossConfig, MACConfig, TrainConfig
 
-PERCEPTUAL_WEIGHT = 0.1
-"""Of the VGG loss in its row of Table 2; not given in the paper."""
+PERCEPTUAL_SHARE = 0.1
+"""Weight of the VGG loss in its row of Table 2, for an MSE of weight 1; not given in the paper."""
+
+NO_FILE = "not run: no weights file"
 
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One training of an ablation table.
+    """One training of a table.
 
     Attributes:
         name: as the table has it.
@@ -27,21 +31,53 @@ class AblationRow:
     reason: str = ""
 
 
-def table_2(base: TrainConfig, vgg_weights: str | None = None) -> list[AblationRow]:
+def table_1(base: TrainConfig) -> list[AblationRow]:
+    """The eight rows of Table 1: the peers with the images and the schedule of `base` (see `presets.peer`), and ASCON.
+
+    WGAN-VGG is not run without the file of `base.loss.vgg_weights`; without `base.loss.resnet_weights` EDCNN has the
+    MSE alone, and the row says so. `base.loss.du_gan` chooses DU-GAN's weights. Raises InputError without MAC-Net.
+    """
+    _mac_of(base)
+    vgg, resnet = base.loss.vgg_weights, base.loss.resnet_weights
+    du_gan, its_weights = {
+        "defaults": ("du_gan", "the defaults of its code"),
+        "script": ("du_gan_script", "the values of its script"),
+    }[base.loss.du_gan]
+    base = _without_files(base)
+    wgan_vgg = AblationRow("WGAN-VGG", None, f"{NO_FILE} (VGG-19)")
+    if vgg is not None:
+        wgan_vgg = AblationRow(wgan_vgg.name, peer("wgan_vgg", _with_losses(base, vgg_weights=vgg)))
+    return [
+        AblationRow("U-Net", peer("unet", base)),
+        AblationRow("RED-CNN", peer("red_cnn", base)),
+        wgan_vgg,
+        AblationRow(
+            "EDCNN" if resnet else "EDCNN without its perceptual loss: no ResNet-50 weights",
+            peer("edcnn", _with_losses(base, resnet_weights=resnet)),
+        ),
+        AblationRow(f"DU-GAN with {its_weights}", peer(du_gan, base)),
+        AblationRow("CNCL", peer("cncl", base)),
+        AblationRow("ESAU-Net", replace(base, mac=None)),
+        AblationRow("ASCON", base),
+    ]
+
+
+def table_2(base: TrainConfig) -> list[AblationRow]:
     """The six rows of Table 2, losses added one after the other; `base` is a training with MAC-Net.
 
-    What `base` has besides (local means, the answer to lesions), all rows have. `vgg_weights` is a file for the row
-    with the perceptual loss; None takes that of `base`, if it names one. Raises InputError without MAC-Net.
+    What `base` has besides (local means, the answer to lesions), all rows have. The row with the perceptual loss is not
+    run without the file of `base.loss.vgg_weights`. Raises InputError without MAC-Net.
     """
     mac = _mac_of(base)
-    pixel = replace(base, mac=None, loss=replace(base.loss, ssim_weight=0.0, perceptual_weight=0.0, vgg_weights=None))
+    vgg, base = base.loss.vgg_weights, _without_files(base)
+    pixel = _with_losses(replace(base, mac=None), ssim_weight=0.0, perceptual_weight=0.0, vgg_weights=None)
     pixel = pixel if pixel.loss.mse_weight else pixel.changed({"loss.mse_weight": LossConfig.mse_weight})
-    both = replace(pixel, loss=replace(pixel.loss, ssim_weight=base.loss.ssim_weight or LossConfig.ssim_weight))
-    perceptual = AblationRow("MSE + perceptual", None, "not run: no weights file")
-    vgg_weights = vgg_weights or base.loss.vgg_weights
-    if vgg_weights is not None:
-        weights = replace(pixel.loss, perceptual_weight=PERCEPTUAL_WEIGHT, vgg_weights=vgg_weights)
-        perceptual = AblationRow(perceptual.name, replace(pixel, loss=weights))
+    both = _with_losses(pixel, ssim_weight=base.loss.ssim_weight or LossConfig.ssim_weight)
+    perceptual = AblationRow("MSE + perceptual", None, f"{NO_FILE} (VGG-19)")
+    if vgg is not None:
+        weight = PERCEPTUAL_SHARE * pixel.loss.mse_weight
+        config = _with_losses(pixel, perceptual_weight=weight, vgg_weights=vgg)
+        perceptual = AblationRow(perceptual.name, config)
     global_, local = (replace(mac, use_global=g, use_local=not g) for g in (True, False))
     return [
         AblationRow("MSE", pixel),
@@ -54,22 +90,38 @@ def table_2(base: TrainConfig, vgg_weights: str | None = None) -> list[AblationR
 
 
 def table_s1(base: TrainConfig, networks: Collection[str]) -> list[AblationRow]:
-    """Table S1: MAC-Net on other denoisers, each without and with it; `networks` are those that exist."""
+    """Table S1: MAC-Net on other denoisers, each without and with it; `networks` are those that exist.
+
+    No row has a gain fitted at the end, since RED-CNN has no layer that it could be given to. Settings of the base's
+    network are its own, and no other's.
+    """
+    base = replace(_without_files(base), fit_gain=False)
     rows = []
     for network, name in (("red_cnn", "RED-CNN"), ("unet", "U-Net"), ("esau_net", "ESAU-Net")):
         for mac, suffix in ((None, ""), (_mac_of(base), " + MAC-Net")):
             there = network in networks
-            config = replace(base, network=network, mac=mac) if there else None
+            settings = base.network_settings if network == base.network else {}
+            config = replace(base, network=network, network_settings=settings, mac=mac) if there else None
             reason = "" if there else f"not run: there is no network {network}"
             rows.append(AblationRow(name + suffix, config, reason))
     return rows
 
 
 def table_s2(base: TrainConfig) -> list[AblationRow]:
-    """Table S2: the whole method, and without one of its training strategies."""
-    mac = _mac_of(base)
+    """Table S2: the whole method, and without one of its training strategies.
+
+    Without alternate learning MAC-Net's gradient comes from the denoiser's loss, where its losses weigh less than in
+    its own. Its plain SGD gets a rate that is higher by the same factor, so that it moves as fast as in the other rows.
+    """
+    base = _without_files(base)
+    mac, loss, optimizer = _mac_of(base), base.loss, base.optimizer
+    together = replace(base, mac=replace(mac, alternate=False))
+    if mac.optimizer == "sgd" and loss.mac_weight:
+        rate = optimizer.mac_learning_rate or optimizer.learning_rate
+        rate *= loss.mac_net_loss_weight / loss.mac_weight
+        together = replace(together, optimizer=replace(optimizer, mac_learning_rate=rate))
     return [
-        AblationRow("without alternate learning", replace(base, mac=replace(mac, alternate=False))),
+        AblationRow("without alternate learning", together),
         AblationRow(
             "without neighbouring positive matching", replace(base, mac=replace(mac, neighbour_matching=False))
         ),
@@ -82,3 +134,13 @@ def _mac_of(base: TrainConfig) -> MACConfig:
     if base.mac is None:
         raise InputError("The setting mac is None; it must be set: an ablation starts from a training with MAC-Net.")
     return base.mac
+
+
+def _without_files(base: TrainConfig) -> TrainConfig:
+    """Without files of weights that it does not use, so that a row is the same training whether others have theirs."""
+    kept = {"vgg_weights"} if base.loss.perceptual_weight else set()
+    return _with_losses(base, **{name: None for name in WEIGHT_FILES if name not in kept})
+
+
+def _with_losses(base: TrainConfig, **settings: Any) -> TrainConfig:
+    return replace(base, loss=replace(base.loss, **settings))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ASCONTrainingLib.config.settings import LossConfig, MACConfig, OptimizerConfig, TrainConfig
+from ASCONTrainingLib.config.settings import WEIGHT_FILES, LossConfig, MACConfig, OptimizerConfig, TrainConfig
 
 _PAPER_MAC = MACConfig(
     local_queries=32,
@@ -128,12 +128,12 @@ def peer(name: str, base: TrainConfig) -> TrainConfig:
     """
     own = PEERS[name]
     rate, betas = own.learning_rate or base.optimizer.learning_rate, own.betas or base.optimizer.betas
-    files = {name: getattr(base.loss, name) for name in ("vgg_weights", "resnet_weights", "vit_weights")}
+    files = {name: getattr(base.loss, name) for name in WEIGHT_FILES}
     images: dict[str, Any] = {}
     if own.objective == "wgan_vgg":
         larger = base.patch is None or base.patch > CRITIC_PATCH
         images = {"growth": (), "patch": CRITIC_PATCH, "batch": CRITIC_BATCH if larger else base.batch}
-    settings = {
+    settings: dict[str, Any] = {
         "preset": name if base.preset == "product" else f"{name}-{base.preset}",
         "network": own.network,
         "network_settings": {},
@@ -167,7 +167,6 @@ _ALL = (
         steps_per_epoch=80,
         batch=4,
         patch=64,
-        precision="bf16",
         ema=0.98,
         validation_slices=4,
         workers=0,

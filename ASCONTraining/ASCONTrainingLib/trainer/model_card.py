@@ -63,6 +63,8 @@ def model_card(
     if config.initial is not None:
         data.append(f"begun with the model {Path(config.initial).stem}")
     limits = ["Not tried on scanners, kernels, doses and body regions other than those of its training data."]
+    if config.objective == "edcnn" and config.loss.resnet_weights is None:
+        limits.insert(0, "Trained without EDCNN's perceptual loss: no file with ResNet-50 weights was named.")
     if config.objective in NOT_THE_AUTHORS:
         limits.append(NOT_THE_AUTHORS[config.objective])
     if phantoms == len(trained_on):

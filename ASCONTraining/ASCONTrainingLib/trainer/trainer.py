@@ -39,7 +39,7 @@ from ASCONTrainingLib.trainer.model_card import model_card, worse_than_input
 from ASCONTrainingLib.trainer.progress import Clock, Progress, duration
 from ASCONTrainingLib.trainer.run_folder import BEST, CONFIG, LAST, LOG, RESULTS, RunLog
 from ASCONTrainingLib.trainer.stages import open_stages, planned_steps, stage_at
-from ASCONTrainingLib.trainer.training_state import TrainingState
+from ASCONTrainingLib.trainer.training_state import TrainingState, slow_mac_net
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +177,8 @@ class _Training:
         if self.config.initial is not None and not resumed:
             self.state.begin_with(self.config.initial)
         self.say(self._plan())
+        if remark := slow_mac_net(self.config):
+            self.say(remark)
         self.processes.wait()  # nobody overwrites what another still has to read
         if self.processes.first:
             run_folder.make_folder(self.folder)
@@ -205,8 +207,11 @@ class _Training:
         sizes = [(batch, f"images of {patch}x{patch}" if patch else "slices") for _, patch, batch in config.stages]
         images = ", then ".join(f"{batch} {what}" for batch, what in sizes)
         budget = f", {config.minutes:g} minutes at most" if config.minutes else ""
+        precision = self.state.precision
+        precision += f" ({config.precision} would be slower here)" if precision != config.precision else ""
         return (
-            f"training {config.network}{mac}{objective} on {self.processes.device}: {self.steps} steps of {images}"
+            f"training {config.network}{mac}{objective} on {self.processes.device} in {precision}: {self.steps} steps "
+            f"of {images}"
             f"{budget}; losses are in {self.folder / LOG}"
         )
 

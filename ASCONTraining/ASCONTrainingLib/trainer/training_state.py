@@ -13,6 +13,7 @@ from torch import nn
 
 from ASCONDenoiseLib.errors import Failure, InputError, is_out_of_memory
 from ASCONDenoiseLib.models.files import find_model, load_network
+from ASCONDenoiseLib.models.mixed_precision import mixed_dtype
 from ASCONDenoiseLib.models.networks import build
 from ASCONTrainingLib.config.settings import TrainConfig, learning_rate
 from ASCONTrainingLib.method.denoiser_output import MixedPrecision, ProductOutput
@@ -26,6 +27,8 @@ MAY_CHANGE = {"epochs", "minutes", "validate_every", "validation_slices", "save_
 """Settings that may be others when a training is resumed."""
 POSITION = ("step", "epoch", "epoch_step", "stage", "used_s", "best_psnr_db", "validated_step", "seen_before")
 """Attributes that a checkpoint holds as they are."""
+SLOW_RATE = 1e-3
+"""Up to which plain SGD hardly moves MAC-Net."""
 CLEAN_STEP = 10
 """Steps in which the averaged weights forget the random ones they began with."""
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,6 +40,7 @@ class TrainingState:
     Attributes:
         network: the denoiser.
         average: its averaged weights; None without them.
+        precision: that it computes in; see `working_precision`.
         objective: what a step does, with the networks that it has besides.
         generator: random numbers of the objective: MAC-Net's queries.
         step: steps done in all.
@@ -76,8 +80,9 @@ class TrainingState:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
         )
-        self.scaler = _grad_scaler() if config.precision == "fp16" else None
-        dtype = DTYPES[config.precision]
+        self.precision = working_precision(config.precision, device)
+        self.scaler = _grad_scaler() if self.precision == "fp16" else None
+        dtype = DTYPES[self.precision]
         mixed = MixedPrecision(self.network)
         context = TrainingContext(
             network=processes.wrap(ProductOutput(mixed) if config.loss.product_output else mixed),
@@ -198,6 +203,28 @@ class TrainingState:
         torch.set_rng_state(state["random"]["torch"])
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+
+
+def working_precision(precision: str, device: torch.device) -> str:
+    """What is asked for, but fp32 for bf16 on a device without instructions for it, which would take far longer.
+
+    Args:
+        precision: of the settings.
+        device: where the training runs.
+    """
+    return "fp32" if precision == "bf16" and mixed_dtype(device) is None else precision
+
+
+def slow_mac_net(config: TrainConfig) -> str:
+    """A remark where MAC-Net hardly learns, as in the published training; "" where it may, or there is none."""
+    rate = config.optimizer.mac_learning_rate or config.optimizer.learning_rate
+    if config.mac is None or config.mac.optimizer != "sgd" or rate > SLOW_RATE:
+        return ""
+    return (
+        f"MAC-Net learns by plain SGD at {rate:g}, as published: a step moves its weights by about a ten-thousandth of "
+        "their size, so that it stays nearly what it was at random. mac.optimizer=adamw, which is not in the paper, "
+        "makes it learn."
+    )
 
 
 def _check(config: TrainConfig, device: torch.device) -> None:

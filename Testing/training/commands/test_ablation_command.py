@@ -1,14 +1,24 @@
-"""`ascon ablation`: the rows of the table."""
+"""`ascon ablation`: the rows of the tables, on simulated and on measured pairs, with equal steps or minutes."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
+import pytest
 import torch
+from objective_fixtures import TwoHeaded
 from safetensors.torch import save_file
-from training_fixtures import ascon
+from torch import nn
+from training_fixtures import Tiny, ascon, make_set
 
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
+from ASCONTrainingLib.config import presets
+from ASCONTrainingLib.data.set_index import read_index, write_index
+from ASCONTrainingLib.method import perceptual
+from ASCONTrainingLib.method.objectives import du_gan, wgan_vgg
 from ASCONTrainingLib.method.perceptual import VGG19
 
 
@@ -21,13 +31,14 @@ def test_ablation_prints_table_2(a_set, tmp_path, capsys):
     assert ascon(*command) == 0
     out = capsys.readouterr().out
     lines = [re.split(r"\s{2,}", line) for line in out.splitlines()]
-    assert lines[0][0].startswith("Table 2; test patients; paper units")
-    assert lines[1][1:] == ["PSNR [dB]", "SSIM x100", "RMSE x100", "RMSE [HU]"]
+    assert lines[0][0].startswith("Table 2 on the preset smoke, equal steps; test patients; paper units")
+    assert lines[1][1:] == ["PSNR [dB]", "SSIM x100", "RMSE x100", "RMSE [HU]", "steps", "minutes"]
     names = ["LDCT", "MSE", "MSE + perceptual", "MSE + SSIM", "MSE + SSIM + global", "MSE + SSIM + local"]
     assert [line[0] for line in lines[2:]] == [*names, "MSE + SSIM + local + global"]
-    assert lines[4] == ["MSE + perceptual", "not run: no weights file"]
-    numbers = [line[1] for line in lines[2:] if len(line) == 5]
+    assert lines[4] == ["MSE + perceptual", "not run: no weights file (VGG-19)"]
+    numbers = [line[1] for line in lines[2:] if len(line) >= 5]
     assert len(numbers) == 6 and all("±" in number for number in numbers)
+    assert {line[5] for line in lines[3:] if len(line) == 7} == {"1"}  # steps
     weights_file = tmp_path / "vgg19.safetensors"
     torch.manual_seed(0)
     save_file(VGG19().state_dict(), weights_file)
@@ -44,3 +55,114 @@ def test_ablation_prints_table_2(a_set, tmp_path, capsys):
 def test_ablation_needs_mac_net(a_set, tmp_path, capsys):
     assert ascon("ablation", "--preset", "pixel", "--data", a_set, "--out", tmp_path / "runs") == 2
     assert "with MAC-Net" in capsys.readouterr().err
+
+
+METHODS = ["U-Net", "RED-CNN", "WGAN-VGG", "EDCNN", "DU-GAN", "CNCL", "ESAU-Net", "ASCON"]
+
+
+class TinyContentAndNoise(TwoHeaded):
+    """In the place of CNCL's 43 million weights."""
+
+    def forward(self, x):
+        both = self.complements(x)
+        return both if self.training else both[:, :1]
+
+
+class SmallCritic(nn.Sequential):
+    """In the place of WGAN-VGG's 18 million weights."""
+
+    def __init__(self, side: int):
+        super().__init__(nn.Conv2d(1, 2, side), nn.Flatten(), nn.Linear(2, 1))
+
+
+@pytest.fixture
+def small_methods(monkeypatch):
+    """Networks and critics of Table 1 that take milliseconds; objectives and settings are as they are."""
+    for name in ("unet", "red_cnn", "edcnn", "esau_net", "wgan_vgg"):
+        monkeypatch.setitem(ARCHITECTURES, name, Tiny)
+    monkeypatch.setitem(ARCHITECTURES, "cncl", TinyContentAndNoise)
+    monkeypatch.setattr(du_gan, "WIDTH", 4)
+    monkeypatch.setattr(du_gan, "WIDEST", 32)
+    monkeypatch.setattr(perceptual, "BLOCKS", ((4, 2), (4, 2), (4, 4), (4, 4), (4, 4)))
+    monkeypatch.setattr(wgan_vgg, "load_vgg19", lambda path: VGG19())
+    monkeypatch.setattr(wgan_vgg, "Critic", SmallCritic)
+    monkeypatch.setattr(presets, "CRITIC_BATCH", 2)
+
+
+@pytest.fixture(scope="module")
+def measured_pairs(tmp_path_factory):
+    """A set as of the Mayo Clinic: pairs of unknown dose."""
+    folder = make_set(tmp_path_factory.mktemp("sets") / "measured")
+    index = read_index(folder)
+    write_index(replace(index, kind="mayo2016", volumes=tuple(replace(v, dose=None) for v in index.volumes)), folder)
+    assert not read_index(folder).simulated
+    return folder
+
+
+def a_table(out: str) -> list[list[str]]:
+    """Its cells, line by line."""
+    return [re.split(r"\s{2,}", line) for line in out.splitlines()]
+
+
+@pytest.mark.usefixtures("small_methods")
+@pytest.mark.parametrize("base", ["paper-mayo2016", "product", "smoke"])
+def test_table_1_on_measured_pairs(measured_pairs, tmp_path, capsys, base):
+    """All eight rows, on a set that the doses of `product` are not for, each with as many steps."""
+    command = ["ablation", "--table", 1, "--preset", base, "--data", measured_pairs, "--out", tmp_path / "runs"]
+    command += ["--epochs", 1, "--batch", 2, "--device", "cpu", "--workers", 0, "--set", "growth=[]"]
+    command += ["--set", "steps_per_epoch=2"] if base != "paper-mayo2016" else []
+    assert ascon(*command, "--vgg-weights", "vgg.pth") == 0
+    out, err = capsys.readouterr()
+    title, header, ldct, *rows, note = a_table(out)
+    assert title[0].startswith(f"Table 1 on the preset {base}, equal steps; test patients")
+    assert header[-2:] == ["steps", "minutes"] and ldct[0] == "LDCT" and note[0].endswith(f"{base} in all rows.")
+    assert [row[0].split(" with")[0] for row in rows] == METHODS
+    assert rows[3][0] == "EDCNN without its perceptual loss: no ResNet-50 weights"
+    assert rows[4][0] == "DU-GAN with the defaults of its code"
+    # the paper's: four slices of the training patient and four of the one for validation, two a step
+    assert {row[5] for row in rows} == {"4" if base == "paper-mayo2016" else "2"}
+    assert ("holds measured pairs" in err) == (base == "product")
+
+
+@pytest.mark.usefixtures("small_methods")
+def test_rows_that_fail_say_why_and_the_table_goes_on(measured_pairs, tmp_path, capsys, monkeypatch):
+    def refuse(config, *arguments, **options):
+        if config.network in failing:
+            raise InputError("There is no such thing.")
+        return train(config, *arguments, **options)
+
+    from ASCONTrainingLib.trainer import trainer
+
+    train, failing = trainer.fit, {"unet"}
+    monkeypatch.setattr(trainer, "fit", refuse)
+    command = ["ablation", "--table", "s1", "--preset", "smoke", "--data", measured_pairs, "--out", tmp_path / "runs"]
+    command += ["--epochs", 1, "--set", "steps_per_epoch=1", "--batch", 1, "--device", "cpu"]
+    assert ascon(*command) == 0
+    rows = a_table(capsys.readouterr().out)[3:]
+    assert [(row[0], len(row)) for row in rows] == [
+        *[("RED-CNN", 7), ("RED-CNN + MAC-Net", 7)],
+        *[("U-Net", 2), ("U-Net + MAC-Net", 2)],
+        *[("ESAU-Net", 7), ("ESAU-Net + MAC-Net", 7)],
+    ]
+    assert rows[2][1] == "failed: There is no such thing."
+    failing |= {"red_cnn", "esau_net"}
+    assert ascon(*command) == 2 and "no such thing" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_methods")
+def test_minutes_are_equal_where_they_are_asked_for(measured_pairs, tmp_path, capsys):
+    """The number of steps is what it becomes: rows go on beyond their epochs."""
+    command = ["ablation", "--table", "S2", "--preset", "smoke", "--data", measured_pairs, "--out", tmp_path / "runs"]
+    command += ["--minutes", 0.05, "--epochs", 1, "--set", "steps_per_epoch=1", "--batch", 1, "--device", "cpu"]
+    assert ascon(*command, "--set", "mac.global_queries=2", "--set", "mac.local_queries=2") == 0
+    title, _, _, *rows = a_table(capsys.readouterr().out)
+    assert title[0].startswith("Table S2 on the preset smoke, 0.05 minutes a row;")
+    assert len(rows) == 4 and all(int(row[5]) > 1 for row in rows)  # of the one epoch, of one step
+
+
+def test_tables_are_named_in_any_case(capsys):
+    for table in ("s1", "S1", "s2", "1", "2"):
+        assert ascon("ablation", "--table", table, "--preset", "pixel", "--data", "nowhere", "--out", "runs") == 2
+        assert "nowhere holds no index.json" in capsys.readouterr().err
+    assert ascon("ablation", "--table", "S3", "--out", "runs") == 2
+    assert "invalid choice: 'S3'" in capsys.readouterr().err

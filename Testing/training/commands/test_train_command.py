@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_fixtures import ascon, train_tiny
+from training_fixtures import SHORT, TINY, Tiny, ascon, train_tiny
 
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.card import load_card
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONTrainingLib.commands import training_arguments
+from ASCONTrainingLib.config.presets import PRESETS
 from ASCONTrainingLib.trainer import run_folder
 from ASCONTrainingLib.trainer.progress import Progress
 
@@ -67,6 +69,20 @@ def test_settings_of_an_earlier_training(a_set, tmp_path, capsys):
     ).read_bytes()
 
 
+def test_a_peer_has_the_schedule_of_the_base_that_is_named(a_set, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "red_cnn", Tiny)
+    run = tmp_path / "run"
+    command = ["train", "--preset", "red_cnn", "--base", "paper-mayo2020", "--data", a_set, "--out", run]
+    assert ascon(*command, "--set", "crops_per_epoch=null", *TINY[4:], *SHORT) == 0
+    config = json.loads((run / "config.json").read_text())["config"]
+    paper = PRESETS["paper-mayo2020"].to_dict()
+    assert config["preset"] == "red_cnn-paper-mayo2020" and config["optimizer"]["learning_rate"] == 1e-4
+    assert config["optimizer"]["betas"] == [0.9, 0.999] and config["mac"] is None
+    for name in ("precision", "doses", "ema", "train_with_all", "growth"):
+        assert config[name] == paper[name]
+    assert (run / "ascon-red_cnn-paper-mayo2020.safetensors").exists()
+
+
 def test_dry_run(a_set, tmp_path, capsys):
     assert train_tiny(a_set, tmp_path / "run", "--dry-run") == 0
     out = capsys.readouterr().out
@@ -87,6 +103,8 @@ def test_dry_run(a_set, tmp_path, capsys):
         (["--precision", "fp8"], "fp32, bf16, fp16"),
         (["--config", "nowhere.json"], "holds no settings of a training"),
         (["--preset", "pixel", "--config", "x.json"], "one of --preset and --config"),
+        (["--preset", "pixel", "--base", "smoke"], "the preset pixel has images and a schedule of its own"),
+        (["--preset", "unet", "--base", "red_cnn"], "invalid choice: 'red_cnn'"),
         (["--data", "nowhere", "--device", "cuda:77"], "."),
     ],
 )

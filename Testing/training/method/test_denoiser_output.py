@@ -1,4 +1,4 @@
-"""The last layer in fp32 and the rule of the product."""
+"""What keeps fp32 in a training with bf16, and the rule of the product."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from training_fixtures import Tiny
 
 from ASCONDenoiseLib.imaging import hounsfield
 from ASCONDenoiseLib.models import inference
+from ASCONDenoiseLib.models.files import find_model, load_network
+from ASCONDenoiseLib.models.mixed_precision import mixed_copy
+from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONTrainingLib.method.denoiser_output import MixedPrecision, ProductOutput
 
 
@@ -39,3 +42,36 @@ def test_product_output_is_what_inference_makes_of_the_network():
         found = ProductOutput(network)(torch.from_numpy(hounsfield.to_unit(x_hu))[:, None])
     assert np.allclose(hounsfield.to_hu(found[:, 0].numpy()), wanted, atol=1e-2)
     assert (x_hu >= 2000).any() and np.abs(wanted - x_hu)[x_hu < 2000].max() > 100
+
+
+def test_bf16_in_training_is_bf16_in_inference():
+    """ESAU-Net's bf16 form is that of inference, with gradients that are those of fp32 as far as bf16 goes."""
+    torch.manual_seed(0)
+    network = ARCHITECTURES["esau_net"](channels=8)
+    x = torch.rand(1, 1, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = MixedPrecision(network)(x)
+    wanted = mixed_copy(network, torch.bfloat16)(x)
+    assert found.dtype == torch.float32 and torch.allclose(found, wanted, atol=1e-6)
+    assert not torch.equal(wanted, network(x))
+    weights = list(network.parameters())
+    half = torch.autograd.grad(found.square().mean(), weights)
+    full = torch.autograd.grad(network(x).square().mean(), weights)
+    assert all(grad.dtype == torch.float32 for grad in half)
+    for a, b in zip(half, full, strict=True):
+        assert (a - b).norm() < 0.1 * b.norm() + 1e-5
+
+
+def test_bf16_in_training_is_faithful_with_the_weights_that_ship():
+    """Half an HU, what inference demands; autocast alone costs more than one."""
+    network, _ = load_network(find_model("ascon-default"))
+    hu = np.random.default_rng(0).normal(40, 30, (64, 64)).astype(np.float32)
+    hu[16:32, 16:32] = -900
+    x = torch.from_numpy(hounsfield.to_unit(hu))[None, None].contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        exact = network(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed, coarse = MixedPrecision(network)(x), network(x)
+    error_hu = [3000 * (image - exact).square().mean().sqrt().item() for image in (mixed, coarse)]
+    assert error_hu[0] < 0.5 < 1 < error_hu[1]
+    assert 3000 * abs((mixed - exact).mean().item()) < 0.25

@@ -22,14 +22,14 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.models.card import load_card
 from ASCONDenoiseLib.models.files import load_network, save_model
 from ASCONTrainingLib.config.presets import PRESETS
-from ASCONTrainingLib.config.settings import LossConfig, OptimizerConfig
+from ASCONTrainingLib.config.settings import LossConfig, MACConfig, OptimizerConfig
 from ASCONTrainingLib.data.training_set import TrainingSet
 from ASCONTrainingLib.method.perceptual import VGG19
-from ASCONTrainingLib.trainer import trainer
+from ASCONTrainingLib.trainer import trainer, training_state
 from ASCONTrainingLib.trainer.distributed import Processes
 from ASCONTrainingLib.trainer.run_folder import load_checkpoint, save_checkpoint
 from ASCONTrainingLib.trainer.trainer import fit
-from ASCONTrainingLib.trainer.training_state import TrainingState
+from ASCONTrainingLib.trainer.training_state import TrainingState, slow_mac_net
 
 
 def test_a_checkpoint_holds_no_more_and_no_less(a_set):
@@ -145,3 +145,46 @@ def test_a_model_begun_with_one_that_lists_no_scans_says_so(a_set, tmp_path):
     trained = fit(tiny_config(epochs=1, initial=str(begun)), a_set, tmp_path / "second", device=CPU)
     seen = {"train": [fingerprint(a_set, "P0")], "validation": [fingerprint(a_set, "P1")]}
     assert trained.card.scans == seen | {"unlisted": ["first"]}
+
+
+def test_a_slow_mac_net_is_remarked_where_the_plan_is_told(a_set, tmp_path):
+    said: list[str] = []
+    config = tiny_config(mac=SMALL_MAC, patch=64, batch=1, epochs=1, steps_per_epoch=1)
+    slow = replace(config, optimizer=replace(config.optimizer, learning_rate=2e-4))
+    fit(slow, a_set, tmp_path / "run", device=CPU, say=said.append)
+    assert said[0].startswith("training tiny with MAC-Net") and said[1].startswith(
+        "MAC-Net learns by plain SGD at 0.0002"
+    )
+    assert slow_mac_net(config) == ""  # at 1e-2
+    assert slow_mac_net(replace(slow, mac=replace(SMALL_MAC, optimizer="adamw"))) == ""
+    assert slow_mac_net(replace(slow, mac=None)) == ""
+
+
+def test_plain_sgd_hardly_moves_mac_net_and_adamw_does(a_set):
+    """At the published rate, as a share of the size of its weights: what the remark says."""
+
+    def size(tensors):
+        return math.sqrt(sum(tensor.square().sum().item() for tensor in tensors))
+
+    moved = {}
+    for name in ("sgd", "adamw"):
+        mac = MACConfig(optimizer=name)
+        state = TrainingState(tiny_config(mac=mac, optimizer=OptimizerConfig()), Processes(CPU))
+        online = [p for p in state.objective.parts["mac"].parameters() if p.requires_grad]
+        before = [p.detach().clone() for p in online]
+        ldct, ndct = TrainingSet(a_set, "train", 64)[0]
+        state.train_step(ldct[None], ndct[None], 0.0)
+        moved[name] = size([p - b for p, b in zip(online, before, strict=True)]) / size(before)
+    assert 1e-5 < moved["sgd"] < 3e-4 and moved["adamw"] > 20 * moved["sgd"]
+
+
+def test_bf16_is_for_devices_that_have_it(monkeypatch):
+    """Without instructions for it a CPU takes many times as long; what is exact is fp32 anyway."""
+    cpu = torch.device(CPU)
+    for fast, wanted in ((torch.bfloat16, "bf16"), (None, "fp32")):
+        monkeypatch.setattr(training_state, "mixed_dtype", lambda device, fast=fast: fast)
+        assert training_state.working_precision("bf16", cpu) == wanted
+        assert training_state.working_precision("fp32", cpu) == "fp32"
+        state = TrainingState(tiny_config(precision="bf16"), Processes(CPU))
+        with state.objective.context.autocast():
+            assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == (fast or torch.float32)
