@@ -35,7 +35,7 @@ LAST = "last.pt"
 EPOCHS_WITHOUT_END = 10_000
 """Where minutes are to end a training, and nothing else."""
 
-FILES = {"vgg_weights": "VGG-19", "resnet_weights": "ResNet-50"}
+FILES = {"vgg_weights": "VGG-19", "resnet_weights": "ResNet-50", "vit_weights": "DINOv2"}
 """Settings of the losses that name a file of weights, with an option of their own."""
 
 
@@ -51,14 +51,15 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add(
         "--table",
-        choices=("1", "2", "S1", "S2"),
+        choices=("1", "2", "S1", "S2", "SYSTEMS"),
         type=str.upper,
         default="2",
-        help="1: methods, 2: losses (default), S1: networks, S2: strategies. All rows take the same steps, or the same "
+        help="1: methods, 2: losses (default), S1: networks, S2: strategies, systems: others than the paper's. All rows take the same steps, or the same "
         "minutes where --minutes gives each so many",
     )
-    add("--vgg-weights", metavar="FILE", help="VGG-19 weights, for WGAN-VGG and for the perceptual loss of table 2")
+    add("--vgg-weights", metavar="FILE", help="VGG-19 weights, for WGAN-VGG, TSC-Net, and the perceptual loss of table 2")
     add("--resnet-weights", metavar="FILE", help="ResNet-50 weights, for the perceptual loss of EDCNN")
+    add("--vit-weights", metavar="FILE", help="DINOv2 weights, for ALDEN")
     add_training_arguments(parser)
 
 
@@ -102,6 +103,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 def _rows(table: str, base: TrainConfig) -> list[AblationRow]:
     if table == "1":
         return ablations.table_1(base)
+    if table == "SYSTEMS":
+        return ablations.table_systems(base)
     if table == "2":
         return ablations.table_2(base)
     if table == "S2":
@@ -136,7 +139,7 @@ def ablation_table(table: str, results: Results, base: TrainConfig) -> str:
     """Rows of mean ± sd like the paper's, the LDCT first; rows that were not run say why.
 
     Args:
-        table: "1", "2", "S1" or "S2".
+        table: "1", "2", "S1", "S2" or "SYSTEMS".
         results: the rows.
         base: the training that they are made from.
     """
@@ -162,7 +165,7 @@ def ablation_table(table: str, results: Results, base: TrainConfig) -> str:
         f"Table {table} on the preset {base.preset}, {budget}; {measured[0].split} patients; {title}",
         aligned(rows, numbers=True),
     ]
-    if table == "1":
+    if table in ("1", "SYSTEMS"):
         lines.append(
             f"Networks, losses, learning rates and betas are each method's own; images, epochs, schedule, clipping and "
             f"averaged weights are those of {base.preset} in all rows."

@@ -1,4 +1,4 @@
-"""The rows of the paper's tables 1, 2, S1 and S2 as settings of trainings."""
+"""The rows of the paper's tables 1, 2, S1 and S2, and of a table of other systems, as settings of trainings."""
 
 from __future__ import annotations
 
@@ -57,6 +57,36 @@ def table_1(base: TrainConfig) -> list[AblationRow]:
         ),
         AblationRow(f"DU-GAN with {its_weights}", peer(du_gan, base)),
         AblationRow("CNCL", peer("cncl", base)),
+        AblationRow("ESAU-Net", replace(base, mac=None)),
+        AblationRow("ASCON", base),
+    ]
+
+
+def table_systems(base: TrainConfig) -> list[AblationRow]:
+    """Systems that are not in the paper, with the images and the schedule of `base`, and ASCON (docs/systems.md).
+
+    TSC-Net and ALDEN are not run without the files of `base.loss.vgg_weights` and `base.loss.vit_weights`; their
+    variants with features of our own are rows of their own. Raises InputError without MAC-Net.
+    """
+    _mac_of(base)
+    files = {"TSC-Net": ("tsc_net", "vgg_weights", "VGG-19"), "ALDEN": ("alden", "vit_weights", "DINOv2 ViT")}
+    with_file = {}
+    for name, (preset, setting, title) in files.items():
+        path = getattr(base.loss, setting)
+        with_file[name] = AblationRow(name, None, f"{NO_FILE} ({title})")
+        if path is not None:
+            config = peer(preset, _with_losses(_without_files(base), **{setting: path}))
+            with_file[name] = AblationRow(name, config)
+    base = _without_files(base)
+    return [
+        AblationRow("CNN-10", peer("cnn10", base)),
+        AblationRow("ResNet (Missert et al.)", peer("resnet", base)),
+        AblationRow("Patch-DML, unpaired", peer("patch_dml", base)),
+        with_file["TSC-Net"],
+        AblationRow("TSC-Net's losses in its teacher", peer("tsc_net_latent", base)),
+        with_file["ALDEN"],
+        AblationRow("ALDEN's losses with our features", peer("alden_own_features", base)),
+        AblationRow("CoreDiff", None, "not run: it is not here, since its training takes days on a GPU"),
         AblationRow("ESAU-Net", replace(base, mac=None)),
         AblationRow("ASCON", base),
     ]
