@@ -144,8 +144,10 @@ def _noise_left(error: torch.Tensor, shape: torch.Tensor, noise: torch.Tensor) -
     """Share of the noise power that matched filters w = `shape` see, in all regions together, that is in `error`."""
     sides = tuple(min(RESPONSE_SIDE, side) for side in shape.shape[-2:])
     left, there, energy = (F.avg_pool2d(x, sides) for x in (shape * error, shape * noise, shape.square()))
-    energy = energy.clamp(min=1e-15)  # a weak lesion's filter counts as much as a strong one's
-    return (left.square() / energy).sum() / (there.square() / energy).sum().clamp(min=1e-12)
+    visible = energy > 1e-15  # where there is a lesion; a weak one's filter counts as much as a strong one's
+    left, there = (torch.where(visible, x.square() / energy.clamp(min=1e-15), 0.0).sum() for x in (left, there))
+    floor = NOISE_FLOOR**2 / math.prod(sides) * visible.sum()  # what white noise of that SD gives
+    return left / (there + floor).clamp(min=NOISE_FLOOR**2 / math.prod(sides))
 
 
 def _lost(gained: torch.Tensor, added: torch.Tensor, shape: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -219,10 +219,14 @@ def test_the_response_pays_for_the_noise_that_a_lesions_filter_sees():
     disc = ((y - 32) ** 2 + (x - 32) ** 2 < 64).double() * 0.02
     added = disc.expand(6, 1, 64, 64)
     noise = 0.01 * torch.randn(6, 1, 64, 64, generator=random, dtype=torch.float64)
-    for gain in (0.3, 1.0):
+
+    def left(gain: float, noise: torch.Tensor) -> float:
         alone = losses.response_loss(gain * added, added, noise)
-        with_noise = losses.response_loss(gain * added, added, noise, gain * noise, 0.5)
-        assert (with_noise - alone).item() == pytest.approx(2 * 0.5 * gain**2)  # the disc, and its edge
+        return (losses.response_loss(gain * added, added, noise, gain * noise, 0.5) - alone).item()
+
+    assert left(1.0, 100 * noise) == pytest.approx(2 * 0.5, rel=1e-2)  # the disc, and its edge
+    assert left(0.3, noise) == pytest.approx(0.3**2 * left(1.0, noise))
+    assert left(1.0, 1e-3 * noise) < 1e-3  # images of less noise than the floor do not count more for having less
     fine = noise - F.avg_pool2d(noise, 7, stride=1, padding=3)  # what such a filter hardly sees is nearly free
     assert (
         losses.response_loss(added, added, noise, fine, 0.5) - losses.response_loss(added, added, noise)
