@@ -54,10 +54,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         choices=("1", "2", "S1", "S2", "SYSTEMS"),
         type=str.upper,
         default="2",
-        help="1: methods, 2: losses (default), S1: networks, S2: strategies, systems: others than the paper's. All rows take the same steps, or the same "
-        "minutes where --minutes gives each so many",
+        help="1: methods, 2: losses (default), S1: networks, S2: strategies, systems: others than the paper's. "
+        "All rows take the same steps, or the same minutes where --minutes gives each so many",
     )
-    add("--vgg-weights", metavar="FILE", help="VGG-19 weights, for WGAN-VGG, TSC-Net, and the perceptual loss of table 2")
+    add("--vgg-weights", metavar="FILE", help="VGG-19 weights, for WGAN-VGG, TSC-Net, the perceptual loss of table 2")
     add("--resnet-weights", metavar="FILE", help="ResNet-50 weights, for the perceptual loss of EDCNN")
     add("--vit-weights", metavar="FILE", help="DINOv2 weights, for ALDEN")
     add_training_arguments(parser)

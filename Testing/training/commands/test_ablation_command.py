@@ -57,6 +57,21 @@ def test_ablation_needs_mac_net(a_set, tmp_path, capsys):
     assert "with MAC-Net" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_the_table_of_other_systems_runs_with_equal_steps(tmp_path, capsys):
+    """Rows whose images are others, whole slices and larger patches, take as many steps as the rest."""
+    a_set = make_set(tmp_path / "set", ("train", "train", "test"), side=128)
+    command = ["ablation", "--table", "systems", "--preset", "smoke", "--data", a_set, "--out", tmp_path / "runs"]
+    command += ["--epochs", 1, "--set", "steps_per_epoch=2", "--batch", 1, "--device", "cpu", "--quiet"]
+    assert ascon(*command) == 0
+    lines = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0]: line[1:] for line in lines[2:]}
+    assert rows["ALDEN"] == ["not run: no weights file (DINOv2 ViT)"]
+    assert rows["TSC-Net"] == ["not run: no weights file (VGG-19)"]
+    trained = {name: row for name, row in rows.items() if len(row) == 6 and name != "LDCT"}
+    assert len(trained) == 7 and {row[4] for row in trained.values()} == {"2"}  # steps
+
+
 METHODS = ["U-Net", "RED-CNN", "WGAN-VGG", "EDCNN", "DU-GAN", "CNCL", "ESAU-Net", "ASCON"]
 
 

@@ -24,6 +24,33 @@ def losses_of(config: TrainConfig) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("base", ["paper-mayo2016", "smoke", "product"])
+def test_rows_of_other_systems_are_the_peers_of_the_base_and_say_what_is_missing(base):
+    base = PRESETS[base]
+    rows = {row.name: row for row in ablations.table_systems(base)}
+    missing = {name: row.reason for name, row in rows.items() if row.config is None}
+    assert missing.pop("CoreDiff").startswith("not run: it is not here")
+    reasons = {"TSC-Net": "VGG-19", "ALDEN": "DINOv2 ViT"}
+    assert missing == {name: f"not run: no weights file ({what})" for name, what in reasons.items()}
+    presets = {
+        "CNN-10": "cnn10",
+        "ResNet (Missert et al.)": "resnet",
+        "Patch-DML, unpaired": "patch_dml",
+        "TSC-Net's losses in its teacher": "tsc_net_latent",
+        "ALDEN's losses with our features": "alden_own_features",
+    }
+    for name, preset in presets.items():
+        assert rows[name].config == peer(preset, base)
+    assert rows["ESAU-Net"].config == replace(base, mac=None) and rows["ASCON"].config == base
+    files = {"loss.vgg_weights": "vgg.pth", "loss.vit_weights": "vit.pth"}
+    named = {row.name: row.config for row in ablations.table_systems(base.changed(files))}
+    assert named["TSC-Net"] == peer("tsc_net", base.changed({"loss.vgg_weights": "vgg.pth"}))
+    assert named["ALDEN"] == peer("alden", base.changed({"loss.vit_weights": "vit.pth"}))
+    assert named["CNN-10"] == rows["CNN-10"].config  # no other row depends on the files
+    with pytest.raises(InputError, match="with MAC-Net"):
+        ablations.table_systems(PRESETS["pixel"])
+
+
 @pytest.mark.parametrize("base", ["released", "paper-mayo2020", "smoke"])
 def test_rows_of_table_2_have_the_losses_that_they_name(base):
     rows = ablations.table_2(PRESETS[base].changed({"loss.vgg_weights": "vgg19.pth"}))
