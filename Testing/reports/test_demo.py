@@ -214,7 +214,7 @@ def test_an_interrupted_demonstration_leaves_the_old_one(a_noisy_scan, tmp_path,
 
 
 def test_the_scans_that_come_with_it(monkeypatch):
-    """Two real slices without a download, two phantoms with the noise of a routine scan (small here)."""
+    """Two real slices without a download, three phantoms with the noise of a routine scan (small here)."""
     monkeypatch.setattr(demo_scans, "PHANTOM_SHAPE", (1, 128, 128))
     monkeypatch.setattr(demo_scans, "PHANTOM_SPACING_MM", (2.96, 2.96, 3.0))
     *phantoms, spine, head = demo_scans.default_scans()
@@ -223,11 +223,12 @@ def test_the_scans_that_come_with_it(monkeypatch):
     assert head.ndct.geometry.spacing_mm == (0.431, 0.431, 5.0)
     brain = head.ndct.voxels[0, 350:375, 195:220]
     assert 25 < brain.mean() < 50 and brain.std() < 8  # cerebellum
-    assert [scan.name for scan in phantoms] == ["abdomen-phantom", "chest-phantom"]
+    assert [scan.name for scan in phantoms] == ["abdomen-phantom", "chest-phantom", "head-phantom"]
     for scan in phantoms:
         noise = (scan.ndct.voxels - scan.truth_hu)[np.abs(scan.truth_hu - 60) < 60]
         assert abs(noise.mean()) < 0.5 and 3 < noise.std() < 20
     assert phantoms[1].windows == ("abdomen", "lung")
+    assert phantoms[2].ndct.geometry.spacing_mm[0] == pytest.approx(2.96 / 1.5)
 
 
 def test_ones_own_scan_is_cut_to_its_middle_and_stays_where_it_lies(tmp_path):

@@ -15,7 +15,9 @@ from ASCONDenoiseLib.physics.settings import phantom_settings
 
 PHANTOM_SHAPE = (5, 512, 512)
 PHANTOM_SPACING_MM = (0.68, 0.68, 3.0)
-PHANTOM_SEEDS = {"abdomen": 1_000_000, "chest": 1_000_005}
+HEAD_ZOOM = 1.5
+"""The pixels of a head are smaller by this factor."""
+PHANTOM_SEEDS = {"abdomen": 1_000_000, "chest": 1_000_005, "head": 1_000_010}
 """Patients that no training has seen: its seeds are small numbers."""
 
 MAX_SLICES = 8
@@ -48,11 +50,12 @@ class Scan:
 
 
 def default_scans() -> list[Scan]:
-    """Return an abdomen and a chest phantom, and two real slices that come with pydicom, a spine and a head."""
+    """Return phantoms of abdomen, chest and head, and two real slices that come with pydicom, a spine and a head."""
     head, spine = (_bundled(name) for name in ("J2K_pixelrep_mismatch.dcm", "CT_small.dcm"))
     return [
         _phantom("abdomen", ("abdomen",)),
         _phantom("chest", ("abdomen", "lung")),
+        _phantom("head", ("brain", "bone")),
         Scan(
             "spine",
             "Thoracic spine, a real cut-out",
@@ -108,16 +111,19 @@ def _phantom(kind: str, windows: tuple[str, ...]) -> Scan:
     from ASCONDenoiseLib.physics.dose import scan
     from ASCONDenoiseLib.physics.phantoms import ANATOMY
 
-    phantom = ANATOMY[kind](PHANTOM_SEEDS[kind], PHANTOM_SHAPE, PHANTOM_SPACING_MM)
+    x_mm, y_mm, z_mm = PHANTOM_SPACING_MM
+    zoom = HEAD_ZOOM if kind == "head" else 1.0
+    spacing_mm = (x_mm / zoom, y_mm / zoom, z_mm)
+    phantom = ANATOMY[kind](PHANTOM_SEEDS[kind], PHANTOM_SHAPE, spacing_mm)
     truth_hu = np.rint(phantom.voxels_hu).astype(np.int16)
     settings = phantom_settings(kind)
-    ndct_hu = scan(truth_hu, PHANTOM_SPACING_MM, settings)
+    ndct_hu = scan(truth_hu, spacing_mm, settings)
     return Scan(
         f"{kind}-phantom",
         f"{kind.capitalize()}, a phantom",
         "Computed anatomy, scanned by the same simulation at normal dose. What the images should show is known here: "
         "the phantom without noise.",
-        Volume(ndct_hu, Geometry(PHANTOM_SPACING_MM)),
+        Volume(ndct_hu, Geometry(spacing_mm)),
         windows,
         {"photons": settings.photons, "kernel": settings.kernel},
         truth_hu,
