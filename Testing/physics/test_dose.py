@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dose_fixtures import FAST, PIXEL_MM, SIDE, distance_mm, water
+from phantom_fixtures import cut_by_the_scan_circle, large_body, scan_circle
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.noise_spectrum import nps
@@ -124,6 +125,27 @@ def test_padding_and_dtype_are_kept_and_a_seed_repeats():
         abs(np.corrcoef((first - ndct)[0, 60:120, 60:120].ravel(), (first - ndct)[1, 60:120, 60:120].ravel())[0, 1])
         < 0.1
     )
+
+
+def test_a_body_that_the_scan_circle_cuts_has_even_noise_up_to_it():
+    """No ring of noise at the circle; the true scan, in which the body goes on beyond it, falls off by 12 %."""
+    body = large_body(6)
+    cut = cut_by_the_scan_circle(body)
+    noise = dose.simulate(cut, (1.5, 1.5, 3.0), FAST).voxels - cut
+    side = body.shape[-1]
+    flank = np.abs(np.mgrid[:side, :side][0] - side / 2) < 40
+    tissue = flank & (body[0] > 0)
+
+    def sd(outer_px, inner_px):
+        ring = scan_circle(side, outer_px) & ~scan_circle(side, inner_px) & tissue
+        return noise[:, ring].std()
+
+    interior = sd(20, 60)
+    for outer, inner in ((0, 1.5), (1.5, 4), (4, 8)):
+        assert 0.75 < sd(outer, inner) / interior < 1.2
+    ring = scan_circle(side) & ~scan_circle(side, 2) & tissue
+    assert abs(noise[:, ring].mean()) < 0.1 * interior
+    assert (noise[:, ~scan_circle(side)] == 0).all()
 
 
 def test_noise_does_not_depend_on_the_batch(monkeypatch):
