@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
 from trainer_fixtures import CPU
 from training_fixtures import Tiny
 
@@ -75,3 +75,24 @@ def test_bf16_in_training_is_faithful_with_the_weights_that_ship():
     error_hu = [3000 * (image - exact).square().mean().sqrt().item() for image in (mixed, coarse)]
     assert error_hu[0] < 0.5 < 1 < error_hu[1]
     assert 3000 * abs((mixed - exact).mean().item()) < 0.25
+
+
+def test_bf16_in_training_gives_gradients_to_several_processes(tmp_path):
+    """DistributedDataParallel finds the gradient of every weight, though the network runs with copies of them."""
+    torch.manual_seed(0)
+    network = ARCHITECTURES["esau_net"](channels=8)
+    x = torch.rand(1, 1, 16, 16).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = MixedPrecision(network)(x).square().mean()
+    wanted = torch.autograd.grad(loss, list(network.parameters()))
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/processes", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(MixedPrecision(network))
+        for _ in range(2):  # the second step would fail if a gradient of the first had not come
+            network.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16):
+                wrapped(x).square().mean().backward()
+    finally:
+        distributed.destroy_process_group()
+    for parameter, gradient in zip(network.parameters(), wanted, strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
