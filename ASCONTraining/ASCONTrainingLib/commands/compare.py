@@ -30,6 +30,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     add_model_arguments(parser)
     add = parser.add_argument
     add("--no-filters", action="store_true", help="models only")
+    add("--no-bm3d", action="store_true", help="without BM3D, which takes most of the filters' time")
     add("--phantoms", metavar="N", type=int, default=4, help="phantoms for the lesions' CNR (default: 4)")
     add("--phantom-side", metavar="N", type=int, default=256, help="their slices' side in pixels (default: 256)")
     add(
@@ -44,11 +45,12 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONTrainingLib.evaluation import comparison, tables
 
-    networks = load_models(args)
+    candidates = load_models(args)
     settings = comparison.ComparisonSettings(
         split=args.split,
         every=args.every,
         classical=not args.no_filters,
+        bm3d=not args.no_bm3d,
         phantoms=args.phantoms,
         phantom_side=args.phantom_side,
         allow_seen=args.allow_seen,
@@ -56,9 +58,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     pictures = _Pictures(args.out)
     result = comparison.compare(
         args.data,
-        networks,
+        candidates,
         settings,
-        device=args.device,
         not_run=dict(_name_and_reason(text) for text in args.not_run),
         say=console.note,
         see=pictures.draw,

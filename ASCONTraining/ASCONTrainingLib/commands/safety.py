@@ -27,19 +27,17 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONTrainingLib.data.training_set import EvaluationSet
     from ASCONTrainingLib.evaluation import safety, safety_report, safety_settings
-    from ASCONTrainingLib.evaluation.volumes import check_unseen, denoiser, volume_pairs
+    from ASCONTrainingLib.evaluation.volumes import check_unseen, volume_pairs
 
-    networks = load_models(args)
+    candidates = load_models(args)
     settings = safety_settings.SafetySettings(realisations=args.realisations, doses=tuple(args.doses))
     settings = safety_settings.quick(settings) if args.quick else settings
     slices = EvaluationSet(args.data, args.split, every=args.every)
-    cards = {name: card for name, (_, card) in networks.items()}
-    for warning in check_unseen(cards, slices, args.allow_seen):
+    for warning in check_unseen(candidates, slices, args.allow_seen):
         console.note(warning)
     volumes = list(volume_pairs(slices))
     results = [
-        safety.measure(name, denoiser(network, args.device), volumes, settings, console.note)
-        for name, (network, _) in networks.items()
+        safety.measure(name, candidate.run, volumes, settings, console.note) for name, candidate in candidates.items()
     ]
     safety_report.write(results, args.out)
     console.answer(safety_report.text(results), safety=[result.to_dict() for result in results])

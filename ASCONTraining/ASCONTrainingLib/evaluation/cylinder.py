@@ -56,7 +56,7 @@ def cylinder_edges(denoise: Denoise, settings: SafetySettings) -> list[Edge | No
     inserts = [insert for insert in standard_inserts() if not insert.texture_sd_hu]
     phantom = _cylinder(settings, tuple(inserts))
     ldct = _low_dose(phantom, settings, settings.seed + 1)
-    means = [volume.astype(np.float64).mean(0) for volume in (ldct, denoise(ldct))]
+    means = [volume.astype(np.float64).mean(0) for volume in (ldct, denoise(ldct, phantom.spacing_mm))]
     middle, pixel = (settings.cylinder_side - 1) / 2, phantom.spacing_mm[0]
     edges: list[Edge | None] = []
     for insert in inserts:
@@ -80,7 +80,7 @@ def pure_noise_structure(denoise: Denoise, settings: SafetySettings) -> tuple[tu
     """What a uniform cylinder's noise is turned into: apparent lesions of each size, and a fixed pattern in HU."""
     phantom = _cylinder(settings, ())
     ldct = _low_dose(phantom, settings, settings.seed + 2)
-    output = denoise(ldct)
+    output = denoise(ldct, phantom.spacing_mm)
     middle, pixel = (settings.cylinder_side - 1) / 2, phantom.spacing_mm[0]
     y, x = np.indices(ldct.shape[1:])
     distance_mm = np.hypot(y - middle, x - middle) * pixel

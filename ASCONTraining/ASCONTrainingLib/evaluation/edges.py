@@ -16,6 +16,8 @@ PROFILE_MM, PLATEAU_MM, LATERAL_MM = 8.0, 4.0, 2.0
 """Half the length of a profile; from where on it must be flat; how far to each side of it lines are averaged."""
 PATIENT_EDGES_HU = ((120.0, 300.0), (300.0, 2000.0))
 """Contrasts of the edges in patients: organs against fat, vessels and bone; skin and lung."""
+FAINT_EDGES_HU = (60.0, 150.0)
+"""Those that suffer first: organs against fat, faint vessels."""
 MIN_EDGES = 20
 """Fewer give no figure."""
 
@@ -60,28 +62,40 @@ def patient_edges(
     Returns:
         None where there are too few clean edges.
     """
-    widths: list[list[float]] = []
-    contrasts: list[float] = []
-    for pair, output in zip(pairs, outputs, strict=True):
-        places = [place for s in range(len(pair.ndct_hu)) for place in _edge_places(pair, s, contrast_hu)]
-        chosen = np.random.default_rng(0).permutation(len(places))[: 2 * limit]  # some fits fail
-        fitted = 0
-        for i in chosen:
-            s, row, column, ny, nx, contrast = places[i]
-            both = [_profile(image[s], pair.spacing_mm, row, column, ny, nx) for image in (pair.ndct_hu, output)]
-            distance = np.linspace(-PROFILE_MM, PROFILE_MM, len(both[0]))
-            try:
-                widths.append([edge_width_mm(distance, profile) for profile in both])
-            except ValueError:
-                continue
-            contrasts.append(contrast)
-            fitted += 1
-            if fitted == limit:
-                break
-    if len(widths) < MIN_EDGES:
+    fits = [
+        fit
+        for pair, output in zip(pairs, outputs, strict=True)
+        for fit in fitted_edges(pair, output, contrast_hu, limit)
+    ]
+    return median_edge(fits)
+
+
+def fitted_edges(
+    pair: VolumePair, output: np.ndarray, contrast_hu: tuple[float, float], limit: int
+) -> list[tuple[float, float, float]]:
+    """Fit edges of one volume: width in the NDCT and in the output [mm], and contrast. See `patient_edges`."""
+    places = [place for s in range(len(pair.ndct_hu)) for place in _edge_places(pair, s, contrast_hu)]
+    fits: list[tuple[float, float, float]] = []
+    for i in np.random.default_rng(0).permutation(len(places))[: 2 * limit]:  # some fits fail
+        s, row, column, ny, nx, contrast = places[i]
+        both = [_profile(image[s], pair.spacing_mm, row, column, ny, nx) for image in (pair.ndct_hu, output)]
+        distance = np.linspace(-PROFILE_MM, PROFILE_MM, len(both[0]))
+        try:
+            reference, after = (edge_width_mm(distance, profile) for profile in both)
+        except ValueError:
+            continue
+        fits.append((reference, after, contrast))
+        if len(fits) == limit:
+            break
+    return fits
+
+
+def median_edge(fits: Sequence[tuple[float, float, float]]) -> Edge | None:
+    """Take the medians of `fitted_edges`; None where there are fewer than MIN_EDGES."""
+    if len(fits) < MIN_EDGES:
         return None
-    reference, after = np.median(widths, axis=0)
-    return Edge("patients", float(np.median(contrasts)), len(widths), float(reference), float(after))
+    reference, after, contrast = np.median(fits, axis=0)
+    return Edge("patients", float(contrast), len(fits), float(reference), float(after))
 
 
 def _edge_places(

@@ -11,8 +11,10 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ASCONDenoiseLib.imaging.hounsfield import clip_to_window
+from ASCONDenoiseLib.imaging.hounsfield import clip_to_window, padding_mask
 from ASCONDenoiseLib.imaging.output_rule import with_difference
+
+BM3D = "BM3D"
 
 Filter = Callable[[np.ndarray], np.ndarray]
 """(H, W) float32 HU in the training window -> (H, W) HU"""
@@ -97,7 +99,7 @@ def candidates(noise_hu: float) -> dict[str, dict[str, Filter]]:
         "total variation": {f"weight {k:g} sd": total_variation(k * sd) for k in (0.1, 0.2, 0.3, 0.4, 0.5, 0.8, 1.2)},
     }
     if find_spec("bm3d") is not None:
-        settings["BM3D"] = {f"sigma {k:g} sd": bm3d(k * sd) for k in (0.6, 0.8, 1.0, 1.3)}
+        settings[BM3D] = {"sigma 1 sd": bm3d(sd)}  # it takes seconds a slice: the noise is measured, not tried out
     return settings
 
 
@@ -115,7 +117,7 @@ def apply(ldct_hu: np.ndarray, run: Filter, padding_hu: float | None = None) -> 
     out = np.empty_like(ldct_hu)
     for x, y in zip(ldct_hu, out, strict=True):
         clipped = clip_to_window(x.astype(np.float32))
-        y[...] = with_difference(x, run(clipped) - clipped, padding_hu)
+        y[...] = with_difference(x, run(clipped) - clipped, padding_mask(x, padding_hu))
     return out
 
 
@@ -129,6 +131,8 @@ def tuned(
         ndct_hu, ldct_hu: (S, H, W).
         slices: those that are looked at.
     """
+    if len(settings) == 1:
+        return next(iter(settings))
     chosen = list(slices)
     wanted = clip_to_window(ndct_hu[chosen].astype(np.float64))
 

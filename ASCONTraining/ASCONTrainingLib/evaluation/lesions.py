@@ -92,7 +92,10 @@ def lesion_points(
     kinds = [(c, d) for c in settings.contrasts_hu for d in settings.diameters_mm]
     slices = []
     for pair in pairs:
-        in_slices = [lesion_places(image, pair.spacing_mm, max(settings.diameters_mm)) for image in pair.ndct_hu]
+        in_slices = [
+            flat_places(image, pair.spacing_mm, _room_px(max(settings.diameters_mm), pair.spacing_mm))
+            for image in pair.ndct_hu
+        ]
         if any(map(len, in_slices)):
             scanner = DoseSettings(min(settings.doses), views=settings.views)
             photons, kernel = calibrate(pair.ndct_hu, pair.spacing_mm, scanner)  # once for all its noise
@@ -118,7 +121,7 @@ def lesion_points(
                     part, shape = _part(place, diameter, spacing_mm, max(settings.diameters_mm))
                     with_lesions[(k, *part)] += contrast * shape
                     placed.append((k, part, shape, contrast, diameter))
-            gained = denoise(with_lesions).astype(np.float64) - denoise(plain)
+            gained = denoise(with_lesions, spacing_mm).astype(np.float64) - denoise(plain, spacing_mm)
             for k, part, shape, contrast, diameter in placed:
                 kind = (dose, contrast, diameter)
                 energy = float((shape**2).sum())
@@ -139,24 +142,23 @@ def lesion_points(
     )
 
 
-def lesion_places(image_hu: np.ndarray, spacing_mm: Spacing, diameter_mm: float) -> np.ndarray:
-    """Find flat tissue with room for a lesion and a margin; no place touches another.
+def flat_places(image_hu: np.ndarray, spacing_mm: Spacing, side_px: int) -> np.ndarray:
+    """Find flat tissue with room for a lesion; no place touches another.
 
     Args:
         image_hu: (H, W).
         spacing_mm: (x, y, z).
-        diameter_mm: of the lesion.
+        side_px: of the square that is flat tissue.
 
     Returns:
         (N, 2): row, column.
     """
-    side = _room_px(diameter_mm, spacing_mm)
     centres = flat_soft_tissue_windows(
-        image_hu[None], spacing_mm, window_px=side, tissue_hu=LESION_TISSUE_HU, keep=1.0
+        image_hu[None], spacing_mm, window_px=side_px, tissue_hu=LESION_TISSUE_HU, keep=1.0
     )[:, 1:]
     chosen: list[np.ndarray] = []
     for centre in centres:
-        if all(np.abs(centre - other).max() >= side for other in chosen):
+        if all(np.abs(centre - other).max() >= side_px for other in chosen):
             chosen.append(centre)
     return np.array(chosen, int).reshape(-1, 2)
 

@@ -94,7 +94,7 @@ def measure(
     if not pairs:
         raise InputError("The safety of a denoiser is measured on slices; there are none.")
     say(f"{name}: tissues, edges and the residual of {len(pairs)} volumes")
-    outputs = [denoise(pair.ldct_hu) for pair in pairs]
+    outputs = [denoise(pair.ldct_hu, pair.spacing_mm) for pair in pairs]
     labels = [image_quality.tissue_labels(pair.ndct_hu, pair.spacing_mm) for pair in pairs]
     shifts = [
         image_quality.hu_shift_per_tissue(p.ndct_hu, output, of_one)

@@ -17,8 +17,23 @@ from ASCONTrainingLib.data.training_set import EvaluationSet
 if TYPE_CHECKING:
     from torch import nn
 
-Denoise = Callable[[np.ndarray], np.ndarray]
-"""From LDCT (S, H, W) to its output; slices are looked at whole."""
+Denoise = Callable[[np.ndarray, Spacing], np.ndarray]
+"""From LDCT (S, H, W) and the distances (x, y, z) of its voxels to the output of the same shape."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A denoiser that is to be measured.
+
+    Attributes:
+        run: the denoiser.
+        card: of a model of ours; None for a method of somebody else's.
+        note: what it is.
+    """
+
+    run: Denoise
+    card: ModelCard | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,20 +66,20 @@ def volume_pairs(slices: EvaluationSet) -> Iterator[VolumePair]:
             yield VolumePair(volume.name, ndct, ldct, volume.spacing_mm, volume.patient, indices)
 
 
-def denoiser(network: nn.Module, device: str) -> Denoise:
-    """A network as a function from LDCT (S, H, W) to its output, as the product makes it."""
+def of_network(network: nn.Module, card: ModelCard, device: str = "auto") -> Candidate:
+    """A network of ours with the output that the product makes of it; `device` as in inference.denoise."""
     from ASCONDenoiseLib.models import inference
 
-    return lambda ldct: inference.denoise(ldct, network, device=device).voxels
+    return Candidate(lambda ldct, _: inference.denoise(ldct, network, device=device).voxels, card, card.name)
 
 
-def check_unseen(cards: Mapping[str, ModelCard], slices: EvaluationSet, allow_seen: bool) -> list[str]:
+def check_unseen(candidates: Mapping[str, Candidate], slices: EvaluationSet, allow_seen: bool) -> list[str]:
     """Look for scans that a model has seen.
 
     `set_index.scan_fingerprints` says what this does not see: another scan of a patient that a model was trained on.
 
     Args:
-        cards: name of the model -> its card.
+        candidates: name -> denoiser.
         slices: what the models are to be measured on.
         allow_seen: warn of scans that a model was trained on, instead of refusing them.
 
@@ -74,13 +89,17 @@ def check_unseen(cards: Mapping[str, ModelCard], slices: EvaluationSet, allow_se
     Raises:
         InputError: a model was trained on one of the scans, as its card has it.
     """
+    cards = {name: candidate.card for name, candidate in candidates.items()}
     return warnings_about(cards, scan_fingerprints(slices.folder, slices.index.of(slices.split)), allow_seen)
 
 
-def warnings_about(cards: Mapping[str, ModelCard], scans: Mapping[str, str], allow_seen: bool) -> list[str]:
+def warnings_about(cards: Mapping[str, ModelCard | None], scans: Mapping[str, str], allow_seen: bool) -> list[str]:
     """The same for `scans`, fingerprint -> name. Phantoms are nobody's scans: without scans there are no warnings."""
     warnings = []
     for name, card in cards.items() if scans else ():
+        if card is None:
+            warnings.append(f"Nothing tells what {name} was made with: make sure it saw none of these scans.")
+            continue
         seen = card.scans
         if not seen:
             warnings.append(f"The card of {name} does not list the scans it was trained on: make sure it saw none.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,23 @@ def test_what_cannot_be_is_refused_in_a_sentence(change, sentence, a_set, a_mode
     assert run(*arguments) != 0
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_method_of_somebody_elses_stands_in_the_table(a_set, a_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "their_filter.py").write_text(
+        "from scipy.ndimage import gaussian_filter\n"
+        "def run(hu, spacing_mm):\n"
+        "    return gaussian_filter(hu.astype(float), (0, 0.6 / spacing_mm[1], 0.6 / spacing_mm[0]))\n"
+    )
+    (tmp_path / "copy.py").write_text("import shutil, sys\nshutil.copy(*sys.argv[1:])\n")
+    copies = f"Copy={sys.executable} copy.py {{in}} {{out}}"
+    arguments = ("--data", a_set, "--out", tmp_path / "table", "--phantoms", 0, "--no-filters", "--quiet")
+    assert run("compare", "--models", "their_filter:run", copies, f"Ours={a_model}", *arguments) == 0
+    printed = capsys.readouterr().out
+    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "table" / "comparison.csv").open())}
+    assert list(rows) == ["LDCT", "their_filter:run", "Copy", "Ours"]
+    assert "Nothing tells what Copy was made with" in printed
+    for column in ("psnr_db_mean", "soft_tissue_psnr_db_mean", "soft_tissue_ssim_mean"):
+        assert float(rows["Copy"][column]) == float(rows["LDCT"][column])
+        assert float(rows["their_filter:run"][column]) > float(rows["LDCT"][column])

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_fixtures import Smooth, a_card_of
-from torch import nn
 from training_fixtures import make_set
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.imaging import image_quality, metrics
-from ASCONDenoiseLib.models.card import ModelCard
+from ASCONDenoiseLib.imaging import metrics
+from ASCONDenoiseLib.imaging.noise import flat_soft_tissue_windows, noise_hu
 from ASCONDenoiseLib.physics import phantoms
 from ASCONTrainingLib.evaluation import comparison, filters, statistics, tables
 from ASCONTrainingLib.evaluation.comparison import ComparisonSettings, MethodResult, SliceRow
+from ASCONTrainingLib.evaluation.volumes import Candidate, of_network
 
 FEW = ComparisonSettings(classical=False, phantoms=0)
 
@@ -29,8 +29,9 @@ def a_set(tmp_path_factory) -> Path:
     return make_set(tmp_path_factory.mktemp("compare") / "set", ("train", "validation", "test", "test", "test"))
 
 
-def networks(**shares: float) -> dict[str, tuple[nn.Module, ModelCard]]:
-    return {name: (Smooth(share).eval(), a_card_of(name, train=["0" * 16])) for name, share in shares.items()}
+def networks(**shares: float) -> dict[str, Candidate]:
+    cards = {name: a_card_of(name, train=["0" * 16]) for name in shares}
+    return {name: of_network(Smooth(share).eval(), cards[name], "cpu") for name, share in shares.items()}
 
 
 def fingerprints(folder: Path) -> dict[str, str]:
@@ -47,21 +48,24 @@ def test_the_numbers_are_those_of_the_measures_on_the_same_slices(a_set):
     assert [method.name for method in found.methods] == ["LDCT", "full", "half"] and found.patients == 3
     for method in found.methods:
         share = {"LDCT": 0, "full": 1.0, "half": 0.5}[method.name]
-        rows, noise = [], []
+        rows, soft, noise = [], [], []
         for patient in ("P2", "P3", "P4"):
             ndct, ldct = (np.load(a_set / f"{patient}.{what}.npy") for what in ("ndct", "ldct"))
             padded = np.pad(ldct.astype(float), ((0, 0), (1, 1), (1, 1)), mode="edge")
             mean = sum(padded[:, a : a + 64, b : b + 64] for a in range(3) for b in range(3)) / 9
             output = np.rint(ldct + share * (mean - ldct)).astype(np.int16)
             rows += metrics.compare(ndct, output).rows
-            centres = image_quality.flat_soft_tissue_windows(ndct, (0.7, 0.7, 3.0))
-            before, after = (image_quality.noise_hu(v, (0.7, 0.7, 3.0), centres=centres) for v in (ldct, output))
+            centres = flat_soft_tissue_windows(ndct, (0.7, 0.7, 3.0))
+            before, after = (noise_hu(v, (0.7, 0.7, 3.0), centres=centres) for v in (ldct, output))
+            soft += metrics.compare(ndct, output, metrics.ABDOMEN).rows
             noise += [100 * (1 - after.sd_hu / before.sd_hu)] if before else []
         for name in metrics.METRICS:
             values = np.array([getattr(row, name) for row in rows])
             mean, sd = method.mean_sd(name)
             assert mean == pytest.approx(values.mean(), rel=1e-4)
             assert sd == pytest.approx(values.std(ddof=1), rel=0.02)  # ties are rounded either way
+            wanted = np.mean([getattr(row, name) for row in soft])
+            assert method.mean_sd(name, soft=True)[0] == pytest.approx(wanted, rel=1e-3)
         if noise:
             assert method.noise_reduction_percent() == pytest.approx(np.mean(noise), abs=0.1)
     psnr = {m.name: m.mean_sd("psnr_db")[0] for m in found.methods}
@@ -70,10 +74,11 @@ def test_the_numbers_are_those_of_the_measures_on_the_same_slices(a_set):
 
 def test_classical_filters_stand_in_the_same_table_at_their_best(a_set):
     seen = []
-    settings = replace(FEW, classical=True, every=2)
+    settings = replace(FEW, classical=True, every=2, bm3d=False)
     found = comparison.compare(a_set, networks(full=1.0), settings, see=lambda *args: seen.append(args))
     names = [method.name for method in found.methods]
-    assert names == ["LDCT", "full", *filters.candidates(40.0)]
+    assert names == ["LDCT", "full", *(name for name in filters.candidates(40.0) if name != "BM3D")]
+    assert found.not_run == {"BM3D": "left out"}
     for method in found.methods[2:]:
         assert method.kind == "filter" and len(method.settings) == 3 and method.seconds > 0
         assert method.mean_sd("psnr_db")[0] > found.methods[0].mean_sd("psnr_db")[0]
@@ -120,11 +125,13 @@ def test_too_few_patients_for_a_test_are_said(a_set, tmp_path):
     assert found.tests[0].smallest_p == 0.25
     text = tables.text(found)
     assert "3 patients give no p below 0.25" in text and "half" in text and "3 of 3" in text
+    assert "full against the others, paper window" in text and "full against the others, abdomen window" in text
+    assert {test.other for test in found.soft_tests} == {"half"} and found.soft_tests[0].difference_db > 0
     (alone,) = statistics.paired_tests({"P0": 40.0}, {"other": {"P0": 39.0}})
     assert math.isnan(alone.p) and math.isnan(alone.smallest_p)
 
 
-@pytest.mark.parametrize("name", ["LDCT", "NDCT", "median"])
+@pytest.mark.parametrize("name", ["LDCT", "NDCT", "median", "BM3D"])
 def test_a_model_named_like_another_row_is_refused(a_set, name):
     with pytest.raises(InputError, match=rf"named like other rows of the table \({name}\)"):
         comparison.compare(a_set, networks(**{name: 1.0}), FEW)
@@ -134,7 +141,7 @@ def test_a_model_named_like_another_row_is_refused(a_set, name):
 
 
 def test_scans_that_a_model_was_trained_on_are_refused(a_set):
-    seen = {"first": (Smooth(), a_card_of("first", train=[fingerprints(a_set)["P3"], "9" * 16]))}
+    seen = {"first": of_network(Smooth(), a_card_of("first", train=[fingerprints(a_set)["P3"], "9" * 16]))}
     with pytest.raises(InputError, match=r"model first was trained on 1 of these 3 scans \(P3\)\."):
         comparison.compare(a_set, seen, FEW)
     found = comparison.compare(a_set, seen, replace(FEW, allow_seen=True))
@@ -145,7 +152,7 @@ def test_scans_are_known_by_their_voxels_under_any_name(a_set, tmp_path):
     other = make_set(tmp_path / "renamed", ("test",))
     for what in ("ndct", "ldct", "background"):
         np.save(other / f"P0.{what}.npy", np.load(a_set / f"P3.{what}.npy"))
-    seen = {"first": (Smooth(), a_card_of("first", train=[fingerprints(a_set)["P3"]]))}
+    seen = {"first": of_network(Smooth(), a_card_of("first", train=[fingerprints(a_set)["P3"]]))}
     with pytest.raises(InputError, match=r"was trained on 1 of these 1 scans \(P0\)"):
         comparison.compare(other, seen, FEW)
     for what in ("ndct", "ldct"):

@@ -22,11 +22,11 @@ from ASCONTrainingLib.evaluation import edges, lesions, safety, safety_report
 from ASCONTrainingLib.evaluation.volumes import VolumePair
 
 
-def identity(volume: np.ndarray) -> np.ndarray:
+def identity(volume: np.ndarray, _=None) -> np.ndarray:
     return volume.copy()
 
 
-def blurred(volume: np.ndarray) -> np.ndarray:
+def blurred(volume: np.ndarray, _=None) -> np.ndarray:
     return gaussian_filter(volume.astype(np.float64), (0, 1.5, 1.5))
 
 
@@ -93,12 +93,12 @@ def test_the_snr_is_that_of_white_noise_by_formula(monkeypatch):
 def test_lesions_lie_in_flat_tissue_with_room_and_never_touch():
     image = np.full((120, 120), -100, np.int16)
     image[10:70, 10:110] = 60
-    places = lesions.lesion_places(image, (1.0, 1.0, 3.0), 10.0)
+    places = lesions.flat_places(image, (1.0, 1.0, 3.0), 17)
     assert len(places) >= 2
     for i, (row, column) in enumerate(places):
         assert (image[row - 8 : row + 9, column - 8 : column + 9] == 60).all()
         assert all(max(abs(row - r), abs(column - c)) >= 17 for r, c in places[:i])
-    assert len(lesions.lesion_places(np.full((120, 120), -100, np.int16), (1.0, 1.0, 3.0), 10.0)) == 0
+    assert len(lesions.flat_places(np.full((120, 120), -100, np.int16), (1.0, 1.0, 3.0), 17)) == 0
 
 
 def test_a_lesion_is_a_disc_of_its_size():
@@ -111,13 +111,13 @@ def test_a_lesion_is_a_disc_of_its_size():
 def test_a_denoiser_that_eats_lesions_or_widens_edges_or_shifts_hu_is_told(pairs):
     """Each limit is crossed by a denoiser made for it, and the others are not by it."""
 
-    def shifted(volume):
+    def shifted(volume, _):
         return volume + 1.5
 
-    def less_contrast(volume):  # of everything between 0 and 120 HU, towards 60
+    def less_contrast(volume, _):  # of everything between 0 and 120 HU, towards 60
         return np.where((volume > 0) & (volume < 120), 60 + 0.8 * (volume - 60), volume)
 
-    def inventive(volume):  # a faint disc in the middle
+    def inventive(volume, _):  # a faint disc in the middle
         y, x = np.indices(volume.shape[1:])
         return volume + 60 * (np.hypot(y - volume.shape[1] / 2, x - volume.shape[2] / 2) < 3)
 
@@ -134,7 +134,7 @@ def test_a_denoiser_that_eats_lesions_or_widens_edges_or_shifts_hu_is_told(pairs
 
 def test_the_width_of_a_blurred_edge_is_that_of_its_gaussians(pairs):
     """Widths add in quadrature: the point spread of the phantom and a blur of 1.5 pixels."""
-    for edge in cylinders.cylinder_edges(lambda v: gaussian_filter(v.astype(float), (0, 1.0, 1.0)), TINY_SAFETY):
+    for edge in cylinders.cylinder_edges(lambda v, _: gaussian_filter(v.astype(float), (0, 1.0, 1.0)), TINY_SAFETY):
         if edge is not None and abs(edge.contrast_hu) >= 300:
             pixel = 2.0
             wanted = math.hypot(edge.reference_mm, 2.563 * 1.0 * pixel)
@@ -147,7 +147,7 @@ def test_the_width_of_a_blurred_edge_is_that_of_its_gaussians(pairs):
 def test_a_fixed_pattern_is_found_under_the_noise():
     pattern = 6 * np.sign(np.sin(np.arange(128)[:, None] / 4) * np.sin(np.arange(128)[None] / 4))
     _, plain = cylinders.pure_noise_structure(identity, TINY_SAFETY)
-    _, with_pattern = cylinders.pure_noise_structure(lambda v: v + pattern, TINY_SAFETY)
+    _, with_pattern = cylinders.pure_noise_structure(lambda v, _: v + pattern, TINY_SAFETY)
     assert with_pattern == pytest.approx(math.hypot(plain, 6), rel=0.15)
 
 
