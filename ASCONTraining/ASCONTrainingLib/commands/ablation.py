@@ -75,6 +75,14 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     rows = _rows(args.table, base)
     if not by_minutes:
         rows = _with_equal_steps(rows, base, data, usable_device(args.device))
+    results = _trained(args, console, rows, data)
+    if is_first_process():
+        by_row = {row.name: [c.to_dict() for c in done.comparisons] if done else row.reason for row, done in results}
+        console.answer(ablation_table(args.table, results, base), table=args.table, rows=by_row)
+
+
+def _trained(args: argparse.Namespace, console: Console, rows: list[AblationRow], data: Path) -> Results:
+    """Each row's training, begun or gone on with. One that fails says why in the table; if all do, that is raised."""
     results: Results = []
     failures: list[AsconError] = []
     for number, row in enumerate(rows, 1):
@@ -93,11 +101,9 @@ def _run(args: argparse.Namespace, console: Console) -> None:
             console.warn(f"{row.name}: {error}")
             failures.append(error)
             results.append((replace(row, reason=f"failed: {error}"), None))
-    if len(failures) == sum(row.config is not None for row in rows):
+    if failures and len(failures) == sum(row.config is not None for row in rows):
         raise failures[0]
-    if is_first_process():
-        by_row = {row.name: [c.to_dict() for c in done.comparisons] if done else row.reason for row, done in results}
-        console.answer(ablation_table(args.table, results, base), table=args.table, rows=by_row)
+    return results
 
 
 def _rows(table: str, base: TrainConfig) -> list[AblationRow]:
