@@ -178,20 +178,23 @@ def test_one_step_of_both_networks_is_the_gradient_of_the_losses_typed_from_thei
     assert_moved_along(network, before, loss, rate=RATE)
 
 
-def test_our_own_features_are_those_of_the_blocks_of_the_network_at_an_eighth_of_the_size():
+@pytest.mark.parametrize(("settings", "multiple"), [({}, 8), ({"fold": 2, "channels": 16}, 16)])
+def test_our_own_features_are_those_of_the_blocks_of_the_network_at_the_size_of_the_last(settings, multiple):
     torch.manual_seed(0)
-    network = ESAUNet().eval().requires_grad_(False)
-    seen = []
+    network = ESAUNet(**settings).eval().requires_grad_(False)
+    wanted = []
     for block in (network.enc2, network.enc3, network.enc4):
-        block.register_forward_hook(lambda _block, _given, output: seen.append(output.clone()))
-    image = torch.rand(1, 1, 32, 48, generator=seeded())
+        block.register_forward_hook(lambda _block, _given, output: wanted.append(output.clone()))
+    image = torch.rand(1, 1, 4 * multiple, 6 * multiple, generator=seeded())
     network(image)
-    wanted = list(seen)
-    got = alden_own_features.ESAUNetFeatures(network)(image)
-    for width, features, full, pooled in zip((128, 256, 256), got, wanted, (4, 2, 1), strict=True):
-        assert features.shape == (1, 4 * 6, width)
+    features = alden_own_features.ESAUNetFeatures(network)
+    width = settings.get("channels", 32)
+    assert features.widths == (4 * width, 8 * width, 8 * width)
+    maps = list(wanted)
+    for channels, got, full, pooled in zip(features.widths, features(image), maps, (4, 2, 1), strict=True):
+        assert got.shape == (1, 4 * 6, channels)
         blocks = full.unflatten(3, (-1, pooled)).unflatten(2, (-1, pooled)).mean((3, 5))
-        assert torch.allclose(features.mT.unflatten(2, (4, 6)), blocks, atol=1e-5)
+        assert torch.allclose(got.mT.unflatten(2, (4, 6)), blocks, atol=1e-5)
 
 
 def test_the_variant_takes_the_shipped_model_and_never_trains_it():

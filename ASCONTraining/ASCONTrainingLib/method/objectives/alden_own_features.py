@@ -26,22 +26,23 @@ def make(context: TrainingContext) -> ALDENObjective:
 
 
 class ESAUNetFeatures:
-    """CT images as the way down of an ESAU-Net sees them, after its second to fourth block, at 1/8 of the size.
+    """CT images as the way down of an ESAU-Net sees them, after its second to fourth block, at the size of the last.
 
     Attributes:
         widths: channels of the tokens of each depth.
     """
 
-    widths = (128, 256, 256)
-
     def __init__(self, network: ESAUNet):
         self.network = network
+        channels = network.stem.out_channels
+        self.widths = (4 * channels, 8 * channels, 8 * channels)
 
     def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """(B, 1, H, W) in unit range, sides multiples of 8 -> (B, H W / 64, C) of each depth"""
+        """(B, 1, H, W) in unit range, sides multiples of n = SIDE_MULTIPLE -> (B, H W / n^2, C) of each depth"""
         net = self.network
         with torch.autocast(images.device.type, enabled=False):
-            y = net.enc1(F.leaky_relu(net.stem(images), LEAKY_SLOPE))
+            y = F.pixel_unshuffle(images, net.fold)
+            y = net.enc1(F.leaky_relu(net.stem(y), LEAKY_SLOPE))
             tokens = []
             for block, pooled in ((net.enc2, 4), (net.enc3, 2), (net.enc4, 1)):
                 y = block(F.max_pool2d(y, 2))
