@@ -28,6 +28,7 @@ from ASCONDenoiseLib.panel.sections.compare import CompareSection, registerLayou
 from ASCONDenoiseLib.panel.sections.export import ExportSection
 from ASCONDenoiseLib.panel.sections.model_chooser import ModelChooser
 from ASCONDenoiseLib.panel.sections.numbers import NumbersSection
+from ASCONDenoiseLib.panel.sections.quality import QualitySection
 from ASCONDenoiseLib.panel.task_button import TaskButton
 
 PRESETS = {"mild": 50, "standard": 75, "strong": 100}
@@ -102,6 +103,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.modelChooser = ModelChooser(context)
         self.compare = CompareSection(context)
         self.numbers = NumbersSection(context)
+        self.quality = QualitySection(context)
         self.anatomy = AnatomySection(context)
         self.export = ExportSection(context)
         for name, percent in PRESETS.items():
@@ -125,6 +127,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         self.removeObservers()
         self.anatomy.close()
+        self.quality.close()
         self.logic.close()
 
     def onReload(self) -> None:
@@ -178,12 +181,14 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onLayoutChanged(self, layout: int) -> None:
         self.anatomy.onLayoutChanged()
+        self.quality.onLayoutChanged()
         self.compare.onLayoutChanged(layout)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, removed) -> None:
         """Empties the choice; else the selector would take another volume, which the next result would replace."""
         choices = self._parameterNode
+        self.quality.onNodeAboutToBeRemoved(removed)
         for name in NODES[1:]:
             if choices and getattr(choices, name) is removed:
                 setattr(choices, name, None)
@@ -222,7 +227,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         choices = self._parameterNode
         self._observeInput(choices.inputVolume if choices else None)
         self._warn(choices)
-        for section in (self.modelChooser, self.anatomy, self.compare, self.export):
+        for section in (self.modelChooser, self.anatomy, self.compare, self.quality, self.export):
             section.update()
         if choices is None:
             self.ui.denoiseButton.enabled = False
@@ -263,6 +268,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onStrength(self, percent: float) -> None:
         self.logic.setStrength(percent / 100)
         self.compare.labelPanes()
+        self.quality.onStrength()
 
     def onDenoiseButton(self) -> None:
         def start() -> str:
@@ -278,6 +284,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.task.onProgress(task, event)
         elif task.kind == "anatomy":
             self.anatomy.task.onProgress(task, event)
+        elif task.kind in ("inspect", "report"):
+            self.quality.onProgress(task, event)
 
     def onTaskEnd(self, task, result, error) -> None:
         if error is None and self._parameterNode is None:  # a script works in a new scene while the panel is not shown
@@ -302,6 +310,13 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.compare.onDifferenceMade(result)
         elif task.kind == "measure":
             self.numbers.showMeasured(task.nodes[1].GetName(), result)
+            self.quality.onMeasured(result)
+        elif task.kind == "inspect":
+            self.quality.onInspected(result)
+        elif task.kind == "map":
+            self.quality.onMapMade(result)
+        elif task.kind == "report":
+            self.quality.onReported(result)
         elif task.kind == "save":
             self.export.onSaved(result)
         self._update()
@@ -315,6 +330,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             button.say(_("{reason} Nothing was changed.").format(reason=error))
         elif task.kind == "measure" and not task.cancelling:
             self.numbers.show([], str(error))
+        elif task.kind in ("inspect", "report"):
+            self.quality.onFailed(error)
         elif task.kind == "save" or not task.cancelling:
             self.task.say(str(error))
 

@@ -63,7 +63,7 @@ class qMRMLPlotView(QtWidgets.QWidget):
         for gone in [one for one in self._plots if one not in series]:
             self._chart.RemovePlotInstance(self._plots.pop(gone))
         for name, one in series.items():
-            if one.GetPlotType() != one.PlotTypeScatter or one.GetLineStyle() != one.LineStyleNone:
+            if one.GetPlotType() != one.PlotTypeScatter:
                 raise NotImplementedError("plots other than scatter plots are not offered by the stand-in")
             if name not in self._plots:
                 self._plots[name] = vtk.vtkPlotLine()
@@ -72,7 +72,7 @@ class qMRMLPlotView(QtWidgets.QWidget):
             plot.SetInputData(one.GetTableNode().GetTable(), one.GetXColumnName(), one.GetYColumnName())
             plot.SetColorF(*one.GetColor(), 1.0)
             plot.SetWidth(one.GetLineWidth())
-            plot.GetPen().SetLineType(0)
+            plot.GetPen().SetLineType(one.GetLineStyle())  # both count as VTK's pens do
             plot.SetMarkerSize(one.GetMarkerSize())
             plot.SetMarkerStyle(one.GetMarkerStyle())
             plot.SetLabel(one.GetName())
@@ -82,7 +82,8 @@ class qMRMLPlotView(QtWidgets.QWidget):
             self._chart.SetShowLegend(node.GetLegendVisibility())
             self._chart.GetLegend().GetLabelProperties().SetFontSize(node.GetLegendFontSize())
             for axis, shown in ((0, node.GetYAxisTitleVisibility()), (1, node.GetXAxisTitleVisibility())):
-                self._chart.GetAxis(axis).SetTitle("" if not shown else ("Y", "X")[axis])
+                title = (node.GetYAxisTitle, node.GetXAxisTitle)[axis]()
+                self._chart.GetAxis(axis).SetTitle((title or "") if shown else "")
                 self._chart.GetAxis(axis).SetGridVisible(node.GetGridVisibility())
         self._image = None
         self.update()

@@ -91,14 +91,7 @@ def shift_rows(quality: Mapping[str, Any], digits: int, *, _: Translate = str) -
         digits: of the shift.
         _: translates.
     """
-    tissues = {
-        "air": _("air"),
-        "lung": _("lung"),
-        "fat": _("fat"),
-        "soft tissue": _("soft tissue"),
-        "contrast": _("contrast medium"),
-        "bone": _("bone"),
-    }
+    tissues = _tissue_names(_)
     if quality["has_reference"]:
         header = "", "NDCT [HU]", _("HU shift from NDCT"), _("voxels")
     else:
@@ -108,6 +101,17 @@ def shift_rows(quality: Mapping[str, Any], digits: int, *, _: Translate = str) -
         cells = number(shift["reference_hu"], 1), number(shift["shift_hu"], digits, sign=True), f"{shift['voxels']:,}"
         rows.append((tissues.get(shift["tissue"], shift["tissue"]), *cells))
     return rows
+
+
+def _tissue_names(_: Translate) -> dict[str, str]:
+    return {
+        "air": _("air"),
+        "lung": _("lung"),
+        "fat": _("fat"),
+        "soft tissue": _("soft tissue"),
+        "contrast": _("contrast medium"),
+        "bone": _("bone"),
+    }
 
 
 def number(value: float | None, digits: int, unknown: str = "", *, sign: bool = False) -> str:
@@ -132,24 +136,25 @@ def mean_sd(mean: float | None, sd: float | None, factor: float, digits: int) ->
 
 
 def place_rows(places: Sequence[Mapping[str, Any]], *, _: Translate = str) -> list[Row]:
-    """Make a table of the places where what denoising removed is no noise.
+    """Make a table of the places where what denoising changed is no noise.
 
     Args:
         places: `noise_consistency.Place` as dictionaries; slices, rows and columns are shown from 1 on.
         _: translates.
     """
+    tissues = _tissue_names(_) | {"between tissues": _("between tissues")}
     rows: list[Row] = [
-        ("", _("Was"), _("Contrast [HU]"), _("Size [mm]"), _("Tissue"), "z", _("Slice"), _("Row"), _("Column"))
+        ("", _("Change [HU]"), _("Size [mm]"), _("Tissue"), _("SD of noise"), _("Slice"), _("Row"), _("Column"))
     ]
     for i, place in enumerate(places, start=1):
+        tissue = tissues.get(place["tissue"], place["tissue"])
         rows.append(
             (
                 str(i),
-                _("removed") if place["removed"] else _("added"),
-                number(place["contrast_hu"], 1, sign=True),
-                number(place["diameter_mm"], 1),
-                _("at an edge") if place["at_edge"] else place["tissue"],
-                number(place["z"], 1, sign=True),
+                number(-place["contrast_hu"], 1, sign=True),
+                number(place["diameter_mm"], 0),
+                _("{tissue}, at an edge").format(tissue=tissue) if place["at_edge"] else tissue,
+                number(abs(place["z"]), 1),
                 *(str(place[axis] + 1) for axis in ("slice_index", "row", "column")),
             )
         )

@@ -22,8 +22,9 @@ from ASCONDenoiseLib.models.files import find_model
 from ASCONDenoiseLib.panel import installation
 from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
 from ASCONDenoiseLib.panel.task_queue import OnEnd, OnProgress, Pending, Task, Tasks, Work
-from ASCONDenoiseLib.scene import operations
+from ASCONDenoiseLib.scene import operations, quality_operations
 from ASCONDenoiseLib.scene.display import show_as_difference
+from ASCONDenoiseLib.scene.provenance import provenance_sentence
 from ASCONDenoiseLib.scene.volumes import instance_uids, suitability_facts
 from ASCONDenoiseLib.scene.voxels import volume_array, write_in_pieces
 
@@ -267,6 +268,43 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             node = yield from operations.difference(others, self._differenceRange, self._difference)
         self._others = others
         return node
+
+    def inspect(self) -> Pending:
+        """Starts to look in all places of the last result for what was no noise; the result is the worker's answer."""
+        return self.tasks.start("inspect", quality_operations.inspect(self._lastRun()), self._lastRun().nodes())
+
+    def makeMap(self, name: str, title: str, node: Volume | None = None) -> Pending:
+        """Starts to make a map of the last `inspect` a volume node, the result.
+
+        Args:
+            name: one of `quality_operations.MAPS`.
+            title: of the node.
+            node: an earlier map, which becomes this one; None: a new one.
+        """
+        run = self._lastRun()
+        return self.tasks.start("map", quality_operations.map_node(run, name, title, node), run.nodes())
+
+    def writeReport(self, path: str | Path) -> Pending:
+        """Starts to write a page about the last result; the result is the worker's answer.
+
+        Args:
+            path: of the page, which is replaced.
+        """
+        run = self._lastRun()
+        facts = run.facts
+        made = {
+            "LDCT": run.input.GetName(),
+            "Denoised with": provenance_sentence(run.output),
+            "SHA-256 of the weights": facts["model"]["sha256"],
+        }
+        warning = " ".join(facts["warnings"])
+        work = quality_operations.report(run, Path(path), run.output.GetName(), made, warning)
+        return self.tasks.start("report", work, run.nodes())
+
+    def _lastRun(self) -> operations.Run:
+        if self.run is None:
+            raise InputError(_("Denoise a volume first."))
+        return self.run
 
     def saveDicom(self, inputVolume: Volume, outputVolume: Volume, folder: str | Path) -> Pending:
         """Starts to write a DICOM series that is derived from the LDCT's; the result is the worker's answer.

@@ -66,7 +66,7 @@ class Task:
     """Runs one operation: its pieces between the turns of the event loop, its jobs in the worker.
 
     Attributes:
-        kind: "denoise", "anatomy", "blend", "difference", "measure", "save" or "sample".
+        kind: "denoise", "anatomy", "blend", "difference", "measure", "inspect", "map", "report", "save" or "sample".
         nodes: the nodes that the task cannot do without.
         cancelling: the reason, once the task was asked to end.
         begun: whether the job under way is past importing torch and loading the model.
@@ -184,7 +184,7 @@ class Tasks:
         return pending
 
     def _begin(self, kind: str, work: Work, nodes: Sequence, pending: Pending) -> None:
-        worker = self.measuringWorker if kind == "measure" else self.worker
+        worker = self.measuringWorker if kind in ("measure", "inspect", "report") else self.worker
         nodes = [node for node in nodes if node is not None]
         self._pending = pending
         self.current = Task(kind, work, nodes, worker, self._onProgress, self._onTaskEnd)

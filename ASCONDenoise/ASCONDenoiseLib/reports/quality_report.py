@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ASCONDenoiseLib import __version__
-from ASCONDenoiseLib.imaging.difference import difference_colours, limit_for_spread
+from ASCONDenoiseLib.imaging.difference import difference_colours, level_colours, limit_for_spread
 from ASCONDenoiseLib.imaging.number_tables import number, place_rows, region_rows
 from ASCONDenoiseLib.io.results import describe, results_folder, write_results
 from ASCONDenoiseLib.reports import curves
@@ -137,10 +137,9 @@ def _places_table(consistency: Consistency) -> Table:
     shown = consistency.to_dict()["places"][:MAX_PLACES]
     note = " ".join(
         (
-            f"Where what was removed or added is not noise, at a false-discovery rate of {100 * consistency.rate:g} %, "
-            "the strongest first. Contrast: what was removed, in HU; negative where something dark went.",
+            "Where what was removed or added is not noise, the strongest first; of these places a part of "
+            f"{100 * consistency.rate:g} % is expected to be noise after all. Change: of a disc of that size, in HU.",
             *([f"The first {MAX_PLACES} of {found}."] if found > MAX_PLACES else []),
-            *consistency.notes,
         )
     )
     rows = place_rows(shown) if shown else [("", "found"), ("Places", "none")]
@@ -185,7 +184,7 @@ def csv_tables(findings: Findings) -> dict[str, list[Sequence[Any]]]:
     return made
 
 
-_PLACE_FIELDS = ("slice_index", "row", "column", "diameter_mm", "removed", "contrast_hu", "z", "at_edge", "tissue")
+_PLACE_FIELDS = ("slice_index", "row", "column", "diameter_mm", "contrast_hu", "z", "at_edge", "tissue")
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
@@ -216,14 +215,12 @@ def viewer_of(scan: Scan) -> Viewer:
 
 def overlays(findings: Findings) -> list[Overlay]:
     """The noise maps of both images on one scale, and where what was removed is no noise."""
-    import matplotlib as mpl
-
-    viridis = np.rint(255 * mpl.colormaps["viridis"](np.linspace(0, 1, 256)))
-    viridis[0] = 0  # where nothing was measured
+    levels = np.column_stack([np.rint(255 * level_colours(np.linspace(0, 1, 256))), np.full(256, 255)])
+    levels[0] = 0  # where nothing was measured
     known = findings.noise_maps["LDCT"]
     known = known[np.isfinite(known)]
     high = float(np.ceil(np.quantile(known, 0.99))) if known.size else 1.0
-    made = [Overlay(f"noise, {name}", values, 0.0, high, "HU", viridis) for name, values in findings.noise_maps.items()]
+    made = [Overlay(f"noise, {name}", values, 0.0, high, "HU", levels) for name, values in findings.noise_maps.items()]
     threshold = findings.consistency.threshold_z
     if np.isfinite(threshold):
         high = 2 * threshold
@@ -231,7 +228,7 @@ def overlays(findings: Findings) -> list[Overlay]:
         alpha = np.where(np.abs(z) >= threshold, 255, 0)
         colours = np.column_stack([np.rint(255 * difference_colours(z / high)), alpha])
         made.append(
-            Overlay("no noise: removed (red) or added (blue)", findings.consistency.z, -high, high, "SD", colours)
+            Overlay("no noise: HU fell (blue) or rose (red)", -findings.consistency.z, -high, high, "SD", colours)
         )
     return made
 
@@ -240,7 +237,7 @@ def places(consistency: Consistency, spacing_mm: tuple[float, float, float]) -> 
     """The strongest places, as buttons of the viewer."""
     return [
         Place(
-            f"{i}. {'removed' if place.removed else 'added'} {place.contrast_hu:+.0f} HU, {place.diameter_mm:.0f} mm",
+            f"{i}. {-place.contrast_hu:+.0f} HU, {place.diameter_mm:.0f} mm, {place.tissue}",
             (place.slice_index, place.row, place.column),
             place.diameter_mm / 2 / spacing_mm[0],
         )

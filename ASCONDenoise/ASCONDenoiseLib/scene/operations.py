@@ -237,20 +237,25 @@ def difference(run: Run, limit_hu: float | None, node: Any = None) -> Operation:
     return node
 
 
-def measure(run: Run) -> Operation:
-    """Measures a result as it is now; returns the worker's answer and the "strength" that was measured."""
+def images_request(run: Run) -> Operation:
+    """Hands a result as it is now, and its NDCT, over to the worker; returns what a job needs to find them."""
     yield from write_in_pieces(volume_array(run.output), run.file("shown"))
     reference = None
     if run.reference is not None and run.reference.GetScene() is not None:
         reference = run.file("ndct")
         yield from write_in_pieces(volume_array(run.reference), reference)
-    measured = yield {
-        "command": "measure",
+    return {
         "input": run.file("ldct"),
         "denoised": run.file("shown"),
         "reference": reference,
         "spacing_mm": spacing_mm(run.output),
     }
+
+
+def measure(run: Run) -> Operation:
+    """Measures a result as it is now; returns the worker's answer and the "strength" that was measured."""
+    request = yield from images_request(run)
+    measured = yield {"command": "measure", **request}
     run.measured = run.strength
     return measured | {"strength": run.strength}
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ASCONDenoiseLib.checked_json import FieldError
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.imaging.difference import NOTHING
 from ASCONDenoiseLib.worker.job import TEXT, Job, read_voxels
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 LESION, BACKGROUND = "lesion", "background"
-
-NO_NOISE_MAP = -1.0
-"""Of a noise map where nothing was measured; Slicer shows it as transparent, below the threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,15 +234,15 @@ class InspectRequest(ImagesRequest):
 
 
 def inspect(job: Job, request: InspectRequest, _: Any) -> Facts:
-    """Returns `findings.Findings.to_dict`; the maps are float32: noise in HU, NO_NOISE_MAP where none was measured; z
-    of the noise-consistency map where it exceeds its threshold, else 0."""
+    """Returns `findings.Findings.to_dict`, and how far the maps' colours should reach.
+
+    Maps are float32: noise in HU; the noise-consistency map where it exceeds its threshold, positive where HU rose.
+    """
     images = request.images()
     found = _found(job, images, request.spacing_mm)
     threshold = found.consistency.threshold_z
-    z = np.where(np.abs(found.consistency.z) >= threshold, found.consistency.z, 0)
-    maps = {
-        f"noise-{name.lower()}": np.nan_to_num(map_hu, nan=NO_NOISE_MAP) for name, map_hu in found.noise_maps.items()
-    }
+    z = np.where(np.abs(found.consistency.z) >= threshold, -found.consistency.z, NOTHING)
+    maps = {f"noise-{name.lower()}": np.nan_to_num(map_hu, nan=NOTHING) for name, map_hu in found.noise_maps.items()}
     for name, values in {**maps, "consistency": z}.items():
         job.new_output(request.maps / f"{name}.npy", values.shape, np.dtype(np.float32))[...] = values
     known = found.noise_maps["LDCT"]

@@ -1,0 +1,62 @@
+"""A button that shows a chart in Slicer's plot view while it is down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import qt
+import slicer
+
+from ASCONDenoiseLib.panel.sections.compare import isCompareLayout
+from ASCONDenoiseLib.scene.quality_nodes import fill_chart
+
+
+class ChartView:
+    """Holds a chart's node, and shows and hides it.
+
+    Attributes:
+        button: is enabled once there is a chart.
+        chart: its node; None before there is one.
+    """
+
+    def __init__(self, button: qt.QPushButton):
+        self.button = button
+        self.chart: Any = None
+        self._layoutBefore: int | None = None
+        button.clicked.connect(self.onButton)
+
+    def close(self) -> None:
+        """Lets go of the chart, which stays in the scene."""
+        self.chart = None
+
+    def fill(
+        self, name: str, titles: tuple[str, str], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    ) -> None:
+        """Puts curves into the chart; see `quality_nodes.fill_chart`."""
+        self.chart = fill_chart(slicer.mrmlScene, name, titles, curves, self.chart)
+        self.button.enabled = True
+
+    def onButton(self) -> None:
+        manager = slicer.app.layoutManager()
+        if manager is None or self.chart is None or self.chart.GetScene() is None:
+            self.button.checked = False
+        elif self.button.checked:
+            if not _hasPlot(manager.layout):
+                four = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+                self._layoutBefore = four if isCompareLayout(manager.layout) else manager.layout
+            slicer.modules.plots.logic().ShowChartInLayout(self.chart)
+        elif _hasPlot(manager.layout):
+            manager.setLayout(self._layoutBefore or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+    def onLayoutChanged(self) -> None:
+        """Follows plot views, which come and go with Slicer's own buttons and show other charts too."""
+        manager = slicer.app.layoutManager()
+        views = slicer.util.getNodesByClass("vtkMRMLPlotViewNode")
+        shown = self.chart is not None and any(view.GetPlotChartNodeID() == self.chart.GetID() for view in views)
+        self.button.checked = manager is not None and _hasPlot(manager.layout) and shown
+
+
+def _hasPlot(layout: int) -> bool:
+    """Whether Slicer knows this layout as one with a plot view."""
+    return slicer.vtkSlicerPlotsLogic.GetLayoutWithPlot(layout) == layout
