@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_fixtures import run_json
+from dose_fixtures import PIXEL_MM, water
 
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.io.image_files import write_volume
@@ -66,6 +67,17 @@ def test_simulate_at_the_whole_dose_changes_nothing(a_cylinder, tmp_path, capsys
     assert cli.main([*command, "--photons", "1e6", "--kernel", "soft"]) == 0
     np.testing.assert_array_equal(read_volume(tmp_path / "same.nrrd").voxels, read_volume(a_cylinder).voxels)
     assert "1,000,000 photons per ray at normal dose (as given)" in re.sub(r"[\d,]+ to ", "", capsys.readouterr().out)
+
+
+def test_what_no_scanner_does_is_said_and_recorded(tmp_path, capsys):
+    """A scan with next to no noise: the photons that it stands for are not believed in silence."""
+    clean = water(1)[:, 50:130, 50:130]  # water to the borders
+    ndct = dose.scan(clean, PIXEL_MM, DoseSettings(photons=1e9, kernel="standard", views=360))
+    write_volume(Volume(ndct, Geometry(PIXEL_MM)), tmp_path / "calm.nrrd")
+    assert cli.main(["simulate", str(tmp_path / "calm.nrrd"), str(tmp_path / "low.nrrd"), "--dose", "0.25"]) == 0
+    said = "photons per ray, and scans of patients have 5,000 to 10,000,000"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert said in json.loads((tmp_path / "low.nrrd.json").read_text())["notes"][0]
 
 
 @pytest.mark.parametrize(
