@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from training_fixtures import Tiny, make_set
 
 from ASCONDenoiseLib.models.files import save_model
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
+from ASCONTrainingLib.data.set_index import read_index, write_index
 
 
 @pytest.fixture
@@ -23,6 +25,16 @@ def a_model(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def a_set(tmp_path_factory) -> Path:
     return make_set(tmp_path_factory.mktemp("sets") / "set")
+
+
+@pytest.fixture(scope="module")
+def measured_pairs(tmp_path_factory):
+    """A set as of the Mayo Clinic: pairs of unknown dose."""
+    folder = make_set(tmp_path_factory.mktemp("sets") / "measured")
+    index = read_index(folder)
+    write_index(replace(index, kind="mayo2016", volumes=tuple(replace(v, dose=None) for v in index.volumes)), folder)
+    assert not read_index(folder).simulated
+    return folder
 
 
 @pytest.fixture(autouse=True)

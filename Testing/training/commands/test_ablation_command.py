@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from training_fixtures import Tiny, ascon, make_set
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONTrainingLib.config import presets
-from ASCONTrainingLib.data.set_index import read_index, write_index
 from ASCONTrainingLib.method import perceptual
 from ASCONTrainingLib.method.objectives import du_gan, wgan_vgg
 from ASCONTrainingLib.method.perceptual import VGG19
@@ -102,16 +100,6 @@ def small_methods(monkeypatch):
     monkeypatch.setattr(wgan_vgg, "load_vgg19", lambda path: VGG19())
     monkeypatch.setattr(wgan_vgg, "Critic", SmallCritic)
     monkeypatch.setattr(presets, "CRITIC_BATCH", 2)
-
-
-@pytest.fixture(scope="module")
-def measured_pairs(tmp_path_factory):
-    """A set as of the Mayo Clinic: pairs of unknown dose."""
-    folder = make_set(tmp_path_factory.mktemp("sets") / "measured")
-    index = read_index(folder)
-    write_index(replace(index, kind="mayo2016", volumes=tuple(replace(v, dose=None) for v in index.volumes)), folder)
-    assert not read_index(folder).simulated
-    return folder
 
 
 def a_table(out: str) -> list[list[str]]:

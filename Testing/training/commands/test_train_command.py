@@ -83,6 +83,16 @@ def test_a_peer_has_the_schedule_of_the_base_that_is_named(a_set, tmp_path, monk
     assert (run / "ascon-red_cnn-paper-mayo2020.safetensors").exists()
 
 
+def test_doses_of_a_preset_are_left_out_where_pairs_are_measured(measured_pairs, tmp_path, capsys):
+    """Those that are asked for are refused."""
+    command = ["train", "--preset", "pixel", "--data", measured_pairs, "--out", tmp_path / "run", *TINY, *SHORT]
+    assert ascon(*command, "--set", "doses=[0.1, 0.5]") == 2
+    assert "holds measured pairs, whose dose is what it is: set doses to null" in capsys.readouterr().err
+    assert ascon(*command) == 0
+    assert "doses is null, not [0.17, 0.38]" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["doses"] is None
+
+
 def test_dry_run(a_set, tmp_path, capsys):
     assert train_tiny(a_set, tmp_path / "run", "--dry-run") == 0
     out = capsys.readouterr().out
