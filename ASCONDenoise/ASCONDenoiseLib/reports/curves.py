@@ -52,6 +52,8 @@ def noise_levels(path: str | Path, maps_hu: Mapping[str, np.ndarray]) -> Path:
 
     def draw(axes: Axes) -> None:
         for name, values in known.items():
+            if not values.size:
+                continue
             axes.hist(values, bins, density=True, histtype="step", color=COLOURS.get(name), label=name, linewidth=1.5)
         axes.set(xlabel="local noise, SD [HU]", ylabel="share of the patient [1/HU]")
 
@@ -70,7 +72,8 @@ def _write(path: Path, draw: Any) -> Path:
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         draw(axes)
-        axes.legend(frameon=False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
         with atomic_file(path) as file:
             metadata = {"Date": None} if path.suffix == ".svg" else None
             figure.savefig(file, format=path.suffix[1:], dpi=DPI, metadata=metadata)

@@ -16,8 +16,8 @@ import numpy as np
 from ASCONDenoiseLib import __version__
 from ASCONDenoiseLib.imaging import metrics
 from ASCONDenoiseLib.imaging.difference import DIFFERENCE_LIMIT_HU
+from ASCONDenoiseLib.imaging.findings import Findings, find
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU, TISSUES_HU
-from ASCONDenoiseLib.imaging.image_quality import Quality, quality
 from ASCONDenoiseLib.imaging.number_tables import METRIC_COLUMNS, metric_tables, number
 from ASCONDenoiseLib.io.atomic import check_space
 from ASCONDenoiseLib.io.results import (
@@ -33,6 +33,7 @@ from ASCONDenoiseLib.messages import scope_lines
 from ASCONDenoiseLib.models.record import denoising_record
 from ASCONDenoiseLib.models.suitability import warnings_of
 from ASCONDenoiseLib.physics.settings import DoseSettings
+from ASCONDenoiseLib.reports import quality_report
 from ASCONDenoiseLib.reports.demo_scans import Scan
 from ASCONDenoiseLib.reports.page import Case, page
 from ASCONDenoiseLib.reports.pictures import Panel, side_by_side_png
@@ -68,7 +69,7 @@ class Outcome:
         record: how it was denoised.
         comparisons: LDCT and denoised against the NDCT.
         truth: LDCT, denoised and NDCT against the phantom without noise; empty where there is none.
-        quality: noise, HU shift and structure.
+        findings: noise, HU shift, places that were no noise.
         notes: sentences for the reader.
     """
 
@@ -79,7 +80,7 @@ class Outcome:
     record: dict[str, Any]
     comparisons: tuple[metrics.Comparison, ...]
     truth: tuple[metrics.Comparison, ...]
-    quality: Quality
+    findings: Findings
     notes: tuple[str, ...]
 
     @property
@@ -189,7 +190,7 @@ def _outcome(scan: Scan, network: Any, card: ModelCard, dose: float, device: str
         denoising_record(card, result, ndct, "ldct.nrrd", warnings_of(ndct, scan.title, card)),
         tuple(compared),
         tuple(truth),
-        quality(ldct_hu, result.voxels, spacing_mm, ndct.voxels),
+        find({"LDCT": ldct_hu, "denoised": result.voxels, "NDCT": ndct.voxels}, spacing_mm),
         notes,
     )
 
@@ -245,7 +246,8 @@ def _write(folder: Path, outcomes: list[Outcome], card: ModelCard, dose: float) 
             ("denoised", outcome.denoised, outcome.record),
         ):
             VolumeFile(own / f"{name}.nrrd").write(volume, record)
-        cases.append(_case(outcome, _pictures(outcome, own, dose)))
+        drawn = _pictures(outcome, own, dose) + quality_report.write_curves(own, outcome.findings, (".svg",))
+        cases.append(_case(outcome, drawn))
     summary = _summary(outcomes, dose)
     seen = scope_lines(card.scope)
     facts = {
@@ -343,7 +345,7 @@ def _case(outcome: Outcome, pictures: list[tuple[Path, str]]) -> Case:
     return Case(
         scan.title,
         pictures,
-        [*tables, *quality_tables(outcome.quality)],
+        [*tables, *quality_tables(outcome.findings.quality), quality_report.places_table(outcome.findings.consistency)],
         facts,
         " ".join((scan.text, *outcome.notes)),
         " ".join(("Outside of what the model is for.", *outcome.warnings)) if outcome.warnings else "",
@@ -356,7 +358,12 @@ def _viewer(outcome: Outcome) -> Viewer:
     images = {"LDCT": outcome.ldct.voxels, "denoised": outcome.denoised.voxels, "NDCT": scan.ndct.voxels}
     if scan.truth_hu is not None:
         images["phantom"] = scan.truth_hu
-    return Viewer(images, scan.ndct.geometry.spacing_mm, scan.windows[0])
+    spacing_mm = scan.ndct.geometry.spacing_mm
+    maps, places = (
+        quality_report.overlays(outcome.findings),
+        quality_report.places(outcome.findings.consistency, spacing_mm),
+    )
+    return Viewer(images, spacing_mm, scan.windows[0], maps, places)
 
 
 def _summary(outcomes: list[Outcome], dose: float) -> Table:
@@ -365,7 +372,7 @@ def _summary(outcomes: list[Outcome], dose: float) -> Table:
     rows: list[tuple[str, ...]] = [("", "slices", *headings, "noise [HU]", "NDCT's noise", "largest shift [HU]")]
     for outcome in outcomes:
         before, after = (c for c in outcome.comparisons if c.scale == metrics.PAPER)
-        q = outcome.quality
+        q = outcome.findings.quality
         cells = [
             f"{before.mean_sd(metric)[0] * factor:.1f} -> {after.mean_sd(metric)[0] * factor:.1f}"
             for _, metric, factor, _ in columns
@@ -399,6 +406,7 @@ def _results(outcome: Outcome) -> dict[str, Any]:
         "denoising": outcome.record,
         "against_ndct": [c.to_dict() for c in outcome.comparisons],
         "against_truth": [c.to_dict() for c in outcome.truth],
-        "quality": outcome.quality.to_dict(),
+        "quality": outcome.findings.quality.to_dict(),
+        "consistency": outcome.findings.consistency.to_dict(),
         "notes": list(outcome.notes),
     }

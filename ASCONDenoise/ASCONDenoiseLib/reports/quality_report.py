@@ -128,11 +128,12 @@ def tables(findings: Findings) -> list[Table]:
         rows = region_rows(findings.to_dict()["regions"], findings.to_dict()["lesion"])
         made.append(Table("Regions", rows, note))
     made += metrics_tables(findings.comparisons)
-    made.append(_places_table(findings.consistency))
+    made.append(places_table(findings.consistency))
     return made
 
 
-def _places_table(consistency: Consistency) -> Table:
+def places_table(consistency: Consistency) -> Table:
+    """The places where it was no noise, as a table."""
     found = len(consistency.places)
     shown = consistency.to_dict()["places"][:MAX_PLACES]
     note = " ".join(
