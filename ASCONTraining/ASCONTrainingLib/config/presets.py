@@ -167,6 +167,7 @@ _ALL = (
         steps_per_epoch=80,
         batch=4,
         patch=64,
+        precision="bf16",
         ema=0.98,
         validation_slices=4,
         workers=0,
