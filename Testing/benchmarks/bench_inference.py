@@ -108,8 +108,9 @@ def plain_way(network, device: str):
     import torch
     from plain_esau_net import plain
 
-    from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, clip_to_window, to_unit
+    from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, clip_to_window, padding_mask, to_unit
     from ASCONDenoiseLib.imaging.output_rule import with_difference
+    from ASCONDenoiseLib.imaging.scan_circle import continued
 
     copied = plain(network).to(device)
     low, high = TRAINING_WINDOW_HU
@@ -118,9 +119,10 @@ def plain_way(network, device: str):
         out = np.empty_like(voxels_hu)
         with torch.inference_mode():
             for x, y in zip(voxels_hu, out, strict=True):
-                unit = to_unit(clip_to_window(x).astype(np.float32))
+                padding = padding_mask(x)
+                unit = to_unit(clip_to_window(continued(x, padding)).astype(np.float32))
                 denoised = copied(torch.from_numpy(unit)[None, None].to(device))[0, 0].cpu().numpy()
-                y[...] = with_difference(x, (denoised - unit) * np.float32(high - low))
+                y[...] = with_difference(x, (denoised - unit) * np.float32(high - low), padding)
         return out
 
     return run

@@ -76,6 +76,26 @@ def test_named_padding_value():
     assert (hounsfield.padding_mask(image, -999.0) == (image == -999)).all()
 
 
+def test_a_range_of_padding_values():
+    image = np.arange(-1000, -900, dtype=np.int16).reshape(10, 10)
+    assert (hounsfield.padding_mask(image, (-980.0, -950.0)) == ((image >= -980) & (image <= -950))).all()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_padding_against_a_naive_loop(dtype):
+    image = a_slice(seed=1, sd_hu=60.0).astype(dtype)
+    image[:20, :20] = -1024
+    image[50, 50] = image[5, 60] = -1400
+    around, found = np.pad(image, 3, mode="edge"), hounsfield.padding_mask(image)
+    assert found[:20, :20].all() and 400 < found.sum() < 1000
+    for row, column in np.ndindex(image.shape):
+        value = image[row, column]
+        window = around[row : row + 7, column : column + 7]
+        alike = (window[2:5, 2:5] == value).sum() - 1
+        noise = value > -1500 and alike < 2 and -1016 < np.median(window) < -900
+        assert found[row, column] == (value <= -1024 and not noise)
+
+
 def test_a_floor_of_minus_1024_is_kept_as_before():
     """Air that a scanner has cut off at -1024 stays what it is."""
     image = np.full((30, 30), -1024, np.int16)

@@ -206,6 +206,23 @@ def test_padding_that_differs_per_slice(a_folder):
     assert np.array_equal(volume.voxels, voxels)
 
 
+@pytest.mark.parametrize(
+    ("value", "limit", "expected_hu"),
+    [
+        (-2000, -1990, (-3024.0, -3014.0)),
+        (0, 24, (-1024.0, -1000.0)),
+        (24, 0, (-1024.0, -1000.0)),  # either may be the higher one
+        (-2000, -2000, -3024.0),
+        (-2000, 1024, -3024.0),  # a limit of 0 HU cannot be meant
+        (-2000, 32767, -3024.0),  # nor can one that takes in everything
+    ],
+)
+def test_a_range_of_padding_values(a_folder, value, limit, expected_hu):
+    for file in make_ct_series(a_folder, padding=value):
+        edit_file(file, PixelPaddingRangeLimit=limit)
+    assert read_volume(a_folder).padding_hu == expected_hu
+
+
 def test_no_padding_value(a_folder):
     make_ct_series(a_folder)
     assert read_volume(a_folder).padding_hu is None

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from model_fixtures import PointNetwork, a_noisy_volume, adds, cuda_error
+from noise_fixtures import noise
 from torch import nn
 
 from ASCONDenoiseLib.errors import Cancelled, Failure
 from ASCONDenoiseLib.imaging.output_rule import blend
 from ASCONDenoiseLib.models import inference
+from ASCONDenoiseLib.models.files import find_model, load_network
 from ASCONDenoiseLib.models.inference import denoise
 from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
+from ASCONDenoiseLib.physics.phantoms import abdomen
 
 ODD_SHAPES = [(1, 1, 1), (2, 7, 5), (3, 13, 9), (1, 1, 20), (2, 3, 17), (1, 16, 24)]
 
@@ -139,6 +142,51 @@ def test_strength_0_is_a_copy_without_the_network(dtype):
     assert result.voxels.tobytes() == volume.tobytes() and not np.shares_memory(result.voxels, volume)
     assert network.batches == [] and seen == [(2, 2)]
     assert result.device == "none" and "not run" in result.notes[0]
+
+
+def test_a_range_of_padding_values_is_kept():
+    """PixelPaddingRangeLimit, above -1024 HU too."""
+    volume = np.array([[[-1024, -1010, -1000, -999, 0, 40]]], np.int16)
+    found = denoise(volume, adds(10), padding_hu=(-1024.0, -1000.0)).voxels
+    np.testing.assert_array_equal(found, [[[-1024, -1010, -1000, -989, 10, 50]]])
+
+
+# ---- the border of the scan circle
+
+
+def a_cut_body(padding_hu: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A body larger than the scan circle, with and without noise of 30 HU, (2, 192, 192), and how deep a pixel lies."""
+    truth = abdomen(3, (2, 288, 288), (0.8, 0.8, 3.0)).voxels_hu[:, 60:252, 48:240]
+    y, x = np.mgrid[:192, :192] - 95.5
+    depth_px = 90 - np.hypot(x, y)
+    noisy = truth + noise(truth.shape, 30.0, seed=1, kernel=0.25)
+    return truth, np.where(depth_px >= 0, np.rint(noisy), padding_hu).astype(np.int16), depth_px
+
+
+@pytest.mark.parametrize("padding_hu", [-1024, -2048, -3024])
+def test_nothing_rings_where_the_scan_circle_cuts_the_body(padding_hu, monkeypatch):
+    network, _ = load_network(find_model(None))
+    truth, volume, depth_px = a_cut_body(padding_hu)
+
+    def error_sd(low_px: float, high_px: float) -> float:
+        error_hu = denoise(volume, network, precision="fp32", device="cpu").voxels - truth
+        return float(error_hu[:, (depth_px >= low_px) & (depth_px < high_px)].std())
+
+    result = denoise(volume, network, precision="fp32", device="cpu").voxels
+    assert (result[:, depth_px < 0] == padding_hu).all()
+    assert error_sd(0, 2) < 1.2 * error_sd(10, 90)
+    monkeypatch.setattr(inference, "continued", lambda x, padding: x)
+    assert error_sd(0, 2) > 1.5 * error_sd(10, 90)  # what it was before
+
+
+def test_what_the_network_is_shown_beyond_the_border():
+    volume = np.full((1, 16, 24), 40, np.int16)
+    volume[:, :, 16:] = -2048
+    volume[0, :, 13:16] = [100, 200, 300]
+    network = PointNetwork()
+    np.testing.assert_array_equal(denoise(volume, network).voxels, volume)
+    seen = network.inputs[0][0, 0, 4].numpy() * 3000 - 1000
+    np.testing.assert_allclose(seen[12:24], [40, 100, 200, 300, 300, 200, 100, 40, 40, 40, 40, 40], atol=1e-3)
 
 
 # ---- sizes, batches, arrays
@@ -483,7 +531,7 @@ def test_an_output_array_of_another_kind_is_refused(shape, dtype):
 def test_features_are_the_networks_own_for_each_slice(batch, strength):
     torch.manual_seed(0)
     network = ESAUNet().eval()
-    volume = a_noisy_volume((3, 13, 24), "int16")
+    volume = a_noisy_volume((3, 13, 24), "int16").clip(-1000)
     found = []
 
     def see(index, features, denoised_hu):

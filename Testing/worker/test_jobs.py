@@ -38,7 +38,7 @@ from ASCONDenoiseLib.worker.warm_model import WarmModel
     ("values", "words"),
     [
         ({"input": 5}, '"input"; got 5'),
-        ({"padding_hu": "much"}, "a number or null for \"padding_hu\"; got 'much'"),
+        ({"padding_hu": "much"}, "a number, two numbers or null for \"padding_hu\"; got 'much'"),
         ({"padding_hu": float("nan")}, '"padding_hu"'),
         ({"padding_hu": True}, '"padding_hu"'),
         ({"batch": 2}, 'knows no "batch"'),

@@ -9,6 +9,9 @@ import numpy as np
 Values = TypeVar("Values", bound=Any)
 """An array or a tensor."""
 
+Padding = float | tuple[float, float] | None
+"""A value that is padding by the file's own word, or the lowest and the highest of a range of them; None: not known."""
+
 TRAINING_WINDOW_HU = (-1000.0, 2000.0)
 """What the network sees; values outside are clipped before it (paper, section 3.1)."""
 
@@ -63,8 +66,8 @@ def clip_to_window(hu: Values) -> Values:
     return clipped
 
 
-def padding_mask(slice_hu: np.ndarray, padding_hu: float | None = None) -> np.ndarray:
-    """Return where a slice (H, W) is padding: at `padding_hu`, or at -1024 HU and below unless it is noise of air.
+def padding_mask(slice_hu: np.ndarray, padding_hu: Padding = None) -> np.ndarray:
+    """Return where a slice (H, W) is padding: at `padding_hu`, or at -1024 HU and below unless that is noise.
 
     The noise of a low dose takes many voxels of air below -1024. To keep those and denoise their brighter neighbours
     would darken the air, so a voxel whose 7x7 neighbourhood has the median of air is air; unless it lies below
@@ -77,14 +80,24 @@ def padding_mask(slice_hu: np.ndarray, padding_hu: float | None = None) -> np.nd
         windows = np.lib.stride_tricks.sliding_window_view(around, (2 * reach + 1, 2 * reach + 1))
         near = windows[:, :, reach - 1 : reach + 2, reach - 1 : reach + 2]
         same = sum((near[:, :, i, j] == slice_hu).view(np.uint8) for i in range(3) for j in range(3)) - 1
-        rows, columns = np.nonzero(padding & (slice_hu > NO_NOISE_BELOW_HU) & (same < 2))  # medians cost the most
-        for first in range(0, len(rows), 20_000):  # memory: a few MB
-            part = rows[first : first + 20_000], columns[first : first + 20_000]
-            middle = np.median(windows[part], axis=(1, 2))
-            padding[part] = (middle <= NOISY_AIR_HU[0]) | (middle >= NOISY_AIR_HU[1])
+        rare = padding & (slice_hu > NO_NOISE_BELOW_HU) & (same < 2)
+        if rare.any():  # the median lies where more than half of the values do
+            half = (2 * reach + 1) ** 2 // 2
+            air = (_count(around > NOISY_AIR_HU[0], reach) > half) & (_count(around < NOISY_AIR_HU[1], reach) > half)
+            padding[rare & air] = False
     if padding_hu is not None:
-        padding[slice_hu == padding_hu] = True
+        low, high = padding_hu if isinstance(padding_hu, tuple) else (padding_hu, padding_hu)
+        padding[(slice_hu >= low) & (slice_hu <= high)] = True
     return padding
+
+
+def _count(mask: np.ndarray, reach: int) -> np.ndarray:
+    """(H + 2 reach, W + 2 reach) -> how many there are within `reach` rows and columns, (H, W)."""
+    rows, columns = (side - 2 * reach for side in mask.shape)
+    ones = mask.view(np.uint8)
+    upright = np.add.reduce([ones[i : i + rows] for i in range(2 * reach + 1)], dtype=np.uint8)
+    counts: np.ndarray = np.add.reduce([upright[:, i : i + columns] for i in range(2 * reach + 1)], dtype=np.uint8)
+    return counts
 
 
 def to_gray(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:

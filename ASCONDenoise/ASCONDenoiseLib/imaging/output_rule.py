@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, padding_mask
+from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU
 
 
 def blend(
@@ -42,18 +42,18 @@ def blend(
     return out
 
 
-def with_difference(x: np.ndarray, difference_hu: np.ndarray, padding_hu: float | None = None) -> np.ndarray:
+def with_difference(x: np.ndarray, difference_hu: np.ndarray, padding: np.ndarray) -> np.ndarray:
     """Apply the output rule: add what a denoiser changes; padding and 2000 HU and more keep their value.
 
     Args:
         x: (H, W) the input.
         difference_hu: (H, W), strength * (G(c) - c) with c = x clipped to the training window; it is overwritten.
-        padding_hu: a value that is padding besides what `hounsfield.padding_mask` takes for it.
+        padding: (H, W), where it is padding, of `hounsfield.padding_mask`.
 
     Returns:
         (H, W) in x's dtype.
     """
-    difference_hu[padding_mask(x, padding_hu) | (x >= TRAINING_WINDOW_HU[1])] = 0
+    difference_hu[padding | (x >= TRAINING_WINDOW_HU[1])] = 0
     return added(x, difference_hu)
 
 

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.imaging.hounsfield import Padding
 
 NOT_PADDING_HU = (-900.0, 3071.0)
 """A PixelPaddingValue in here is a faulty header: it would mark lung, tissue or bone as padding."""
@@ -51,8 +52,9 @@ PHASES = (
 _HEADER = [  # all that is ever read: nothing that names the patient
     *FACTS.values(), *PIXEL_MODULE, "SOPClassUID", "SeriesInstanceUID", "ImageType", "NumberOfFrames",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "RescaleSlope",
-    "RescaleIntercept", "RescaleType", "PixelPaddingValue", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
+    "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ConcatenationUID",
+    "InConcatenationNumber", "InConcatenationTotalNumber",
     "StudyInstanceUID", "FrameOfReferenceUID", *PHASES,
 ]
 # fmt: on
@@ -154,9 +156,19 @@ class DicomImage:
         hu: np.ndarray = np.asarray(stored, np.float64) * slope + intercept
         return hu
 
-    def padding_hu(self) -> float | None:
-        """PixelPaddingValue in HU; None where there is none, or one that cannot be meant."""
-        raw, bits, signed = (self.get(key) for key in ("PixelPaddingValue", "BitsAllocated", "PixelRepresentation"))
+    def padding_hu(self) -> Padding:
+        """PixelPaddingValue in HU; lowest and highest where PixelPaddingRangeLimit makes it a range (C.7.5.1.1.2).
+
+        None where there is none, or one that cannot be meant; the value alone where the limit cannot be.
+        """
+        value, limit = (self._padding_hu(key) for key in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+        if value is None or limit is None or limit == value:
+            return value
+        low, high = sorted((value, limit))
+        return value if low < NOT_PADDING_HU[0] and high > NOT_PADDING_HU[1] else (low, high)
+
+    def _padding_hu(self, keyword: str) -> float | None:
+        raw, bits, signed = (self.get(key) for key in (keyword, "BitsAllocated", "PixelRepresentation"))
         if not isinstance(raw, (int, bytes)) or not isinstance(bits, (int, type(None))):
             return None
         stored = padding_as_stored(raw, bits or 16, signed == 1)

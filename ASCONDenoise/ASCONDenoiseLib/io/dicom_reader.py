@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.imaging.hounsfield import Padding
 from ASCONDenoiseLib.io.dicom_folder import images_at
 from ASCONDenoiseLib.io.dicom_geometry import stack
 from ASCONDenoiseLib.io.dicom_headers import FACTS, DicomImage, as_text, n_frames, read_header
@@ -67,8 +68,8 @@ def _source(slices: list[DicomImage]) -> DicomSeries:
     )
 
 
-def padding_of(file: str | Path) -> float | None:
-    """Value of the pixels outside the scan circle, in HU, as one file states it; None where it does not.
+def padding_of(file: str | Path) -> Padding:
+    """Value, or lowest and highest value, of the pixels outside the scan circle in HU, as one file states it, or None.
 
     Raises:
         InputError: the file is damaged or cannot be opened.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ASCONDenoiseLib.imaging.hounsfield import Padding
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -62,7 +64,8 @@ class Volume:
     Attributes:
         voxels: (S, H, W) in HU, usually int16.
         geometry: where they lie.
-        padding_hu: value of the pixels outside the scan circle (PixelPaddingValue after rescale), where known.
+        padding_hu: value of the pixels outside the scan circle (PixelPaddingValue after rescale), where known; lowest
+            and highest value where there is a PixelPaddingRangeLimit too.
         source: set when read from DICOM.
         description: facts that identify nobody, where known: modality, kernel, kvp, slice_thickness_mm,
             body_part, series_description, manufacturer_model.
@@ -73,7 +76,7 @@ class Volume:
 
     voxels: np.ndarray
     geometry: Geometry
-    padding_hu: float | None = None
+    padding_hu: Padding = None
     source: DicomSeries | None = None
     description: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -31,6 +31,7 @@ from ASCONDenoiseLib.imaging.clustering import (
     separation,
     suggested_reading,
 )
+from ASCONDenoiseLib.imaging.hounsfield import Padding
 
 if TYPE_CHECKING:
     from ASCONDenoiseLib.models.inference import Result
@@ -115,7 +116,7 @@ def cluster_volume(
     device: str = "auto",
     batch: int | None = None,
     precision: str = "auto",
-    padding_hu: float | None = None,
+    padding_hu: Padding = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     labels: np.ndarray | None = None,

@@ -2,9 +2,10 @@
 
 The output is y = x + strength * (G(c) - c) with c = x clipped to the training window, so noise is removed as a
 difference: an identity network returns x exactly and nothing is cut off. Padding and voxels of 2000 HU and more keep
-their value; noisy air below -1000 HU is treated like the rest. Whole slices go through the network, never tiles: its
-attention statistics run over all pixels. Memory beyond the input and the output is that of one batch; on a CUDA GPU of
-two, since one is computed while the one before is finished.
+their value; noisy air below -1000 HU is treated like the rest. Where padding cuts the body, the network is shown the
+body continued (`imaging/scan_circle.py`), since the cut is no edge of the patient's. Whole slices go through the
+network, never tiles: its attention statistics run over all pixels. Memory beyond the input and the output is that of
+one batch; on a CUDA GPU of two, since one is computed while the one before is finished.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import torch
 from torch import nn
 
 from ASCONDenoiseLib.errors import Cancelled, Failure, InputError, is_out_of_memory
-from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, clip_to_window, to_unit
+from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, Padding, clip_to_window, padding_mask, to_unit
 from ASCONDenoiseLib.imaging.output_rule import check_strength, with_difference
+from ASCONDenoiseLib.imaging.scan_circle import continued
 from ASCONDenoiseLib.models import cpu, mixed_precision
 from ASCONDenoiseLib.models.devices import device_title, free_main_memory, free_reserved_memory, pick_device
 from ASCONDenoiseLib.models.mixed_precision import FP32, MIXED
@@ -67,7 +69,7 @@ def denoise(
     strength: float = 1.0,
     device: str = "auto",
     batch: int | None = None,
-    padding_hu: float | None = None,
+    padding_hu: Padding = None,
     precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -86,7 +88,7 @@ def denoise(
         device: see `devices.pick_device`.
         batch: slices at once, less on the CPU where they do not fit into its free memory; None chooses: 1 on the CPU,
             on a GPU what fits into its free memory.
-        padding_hu: value of the pixels outside the scan circle; they keep it.
+        padding_hu: value, or lowest and highest value, of the pixels outside the scan circle; they keep it.
         precision: one of `mixed_precision.PRECISIONS`. "bf16" is not checked against fp32, and slow where the hardware
             lacks it.
         progress: called with (slices done, slices in all) after each slice.
@@ -118,14 +120,14 @@ def denoise(
         if picked.type == "cpu":
             cpu.log_cpu()
         runner = _Runner(network, picked, batch, precision, threads, with_features=see_features is not None)
-        batches = runner.batches(voxels_hu, cancelled)
+        batches = runner.batches(voxels_hu, padding_hu, cancelled)
         if runner.device.type == "cuda":
             batches = _one_ahead(batches)
         low, high = TRAINING_WINDOW_HU
-        for first, unit, output, features in batches:
+        for first, padding, unit, output, features in batches:
             difference_hu = (output[:, 0] - unit) * np.float32((high - low) * strength)
             for i, slice_difference_hu in enumerate(difference_hu):
-                out[first + i] = with_difference(voxels_hu[first + i], slice_difference_hu, padding_hu)
+                out[first + i] = with_difference(voxels_hu[first + i], slice_difference_hu, padding[i])
                 if see_features is not None and features is not None:
                     see_features(first + i, features[i], out[first + i])
                 if progress is not None:
@@ -136,9 +138,13 @@ def denoise(
 
 
 class _Batch(NamedTuple):
-    """Slices that went through the network, in float32: input (B, H, W), output (B, 1, H, W), features (B, C, H, W)."""
+    """Slices that went through the network, in float32: input (B, H, W), output (B, 1, H, W), features (B, C, H, W).
+
+    `padding` (B, H, W) says where they are none of the scan.
+    """
 
     first: int
+    padding: np.ndarray
     unit: np.ndarray
     output: np.ndarray
     features: np.ndarray | None
@@ -174,7 +180,9 @@ class _Runner:
         self.running: nn.Module | None = None  # the network, or its bf16 copy, chosen on the device at the first batch
         self.notes: list[str] = []
 
-    def batches(self, voxels_hu: np.ndarray, cancelled: Callable[[], bool] | None) -> Iterator[_Batch]:
+    def batches(
+        self, voxels_hu: np.ndarray, padding_hu: Padding, cancelled: Callable[[], bool] | None
+    ) -> Iterator[_Batch]:
         """Runs the network on one batch after the other."""
         if self.batch is None:
             self.batch = _default_batch(self.device, voxels_hu.shape[1:])
@@ -184,7 +192,9 @@ class _Runner:
             if cancelled is not None and cancelled():
                 raise Cancelled(f"Cancelled after {first} of {len(voxels_hu)} slices.")
             slices = voxels_hu[first : first + self.batch]
-            unit = to_unit(clip_to_window(slices).astype(np.float32))
+            padding = np.stack([padding_mask(x, padding_hu) for x in slices])
+            shown = np.stack([continued(*pair) for pair in zip(slices, padding, strict=True)])
+            unit = to_unit(clip_to_window(shown).astype(np.float32))
             outputs = self.threads.run(partial(self._outputs, unit))
             if outputs is None:
                 self._use_less_memory(len(slices), voxels_hu.shape)
@@ -195,7 +205,7 @@ class _Runner:
                         f"The network's output for slice {first + i + 1} is not finite. The model file or the device "
                         f"({self.device_name}) is faulty; try another model, or the CPU."
                     )
-            yield _Batch(first, unit, *outputs)
+            yield _Batch(first, padding, unit, *outputs)
             first += len(slices)
 
     def _batch_that_fits(self, batch: int, sides: tuple[int, ...]) -> int:

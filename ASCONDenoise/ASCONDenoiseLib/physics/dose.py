@@ -53,7 +53,7 @@ def simulate(
     settings: DoseSettings = QUARTER_DOSE,
     *,
     device: str | torch.device = "cpu",
-    padding_hu: float | None = None,
+    padding_hu: hounsfield.Padding = None,
     assume_photons: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Simulation:
@@ -137,7 +137,7 @@ def _insert(
     quantum: float,
     electronic: float,
     device: str | torch.device,
-    padding_hu: float | None,
+    padding_hu: hounsfield.Padding,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
     """Add noise of variance quantum / photons + electronic * (SD / photons)^2 per ray, reconstructed with `kernel`."""
@@ -181,7 +181,7 @@ def _rays_noise(
     return noise
 
 
-def _like(noisy: np.ndarray, original: np.ndarray, padding_hu: float | None) -> np.ndarray:
+def _like(noisy: np.ndarray, original: np.ndarray, padding_hu: hounsfield.Padding) -> np.ndarray:
     """Round to the dtype of `original` and keep its padding."""
     if np.issubdtype(original.dtype, np.integer):
         limits = np.iinfo(original.dtype)

@@ -10,6 +10,7 @@ import slicer
 import vtk
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.imaging.hounsfield import Padding
 from ASCONDenoiseLib.scene.display import copy_display
 from ASCONDenoiseLib.scene.provenance import provenance
 
@@ -169,8 +170,8 @@ def instance_uids(node: slicer.vtkMRMLScalarVolumeNode) -> list[str]:
 
 def read_padding_hu(
     node: slicer.vtkMRMLScalarVolumeNode, file_for_instance: Callable[[str], str] | None = None
-) -> float | None:
-    """Value of the pixels outside the scan circle, in HU, as the volume's DICOM files state it; None where unknown.
+) -> Padding:
+    """Value, or lowest and highest, of the pixels outside the scan circle in HU, as the DICOM files state it, or None.
 
     `file_for_instance` gives the file of a SOP instance UID, "" where there is none: in Slicer,
     `slicer.dicomDatabase.fileForInstance`.

@@ -74,7 +74,9 @@ class DenoiseRequest:
     output: Path = field(metadata=TEXT)
     model: str | None = field(default=None, metadata=TEXT)
     device: str = "auto"
-    padding_hu: float | None = None
+    padding_hu: float | tuple[float, float] | None = field(
+        default=None, metadata={"wanted": "a number, two numbers or null"}
+    )
     facts: VolumeFacts | None = None
 
     def warnings(self, voxels: np.ndarray, card: ModelCard) -> list[str]:
