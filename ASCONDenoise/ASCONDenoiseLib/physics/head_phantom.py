@@ -232,7 +232,7 @@ def _skull(h: _Head, rng: Rng) -> None:
     wall = wall - 2.5 * np.exp(-(((np.abs(h.x) - 66) / 10) ** 2) - ((h.y + 5) / 30) ** 2 - ((h.z - 10) / 22) ** 2)
     floor = _floor(h)
     above = floor - h.z  # negative above the skull's base
-    h.skull = np.maximum(vault, above - np.where(h.y < -20, 3.0, 5.0))
+    h.skull = np.maximum(vault, above - np.where(h.y < -20, 3 + 13 * np.exp(-((h.x / 17) ** 2)), 5.0))
     h.cavity = np.maximum(vault + np.clip(wall, 2.2, None), above)
     bone = 1350 + 90 * h.middle
     h.paint(np.maximum(h.skull, -h.cavity), bone, "cortical bone")
