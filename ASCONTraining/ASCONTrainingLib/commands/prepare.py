@@ -49,7 +49,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
                 metavar="D",
                 help="fraction of the normal dose, or the lowest and the highest of a random one (default: 0.25)",
             )
-            add("--phantoms", metavar="N", type=int, default=0, help="abdomens, chests and so on besides (default: 0)")
+            add("--phantoms", metavar="N", type=int, default=0, help="abdomens, chests and heads besides (default: 0)")
             add("--phantom-size", metavar="N", type=int, default=512, help="side in pixels (default: 512)")
             add("--leave-out", metavar="NAME", nargs="+", default=[], help="volumes or patients that are too noisy")
             add_device(parser)

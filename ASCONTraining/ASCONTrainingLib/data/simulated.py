@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.imaging.hounsfield import Padding
 from ASCONTrainingLib.data.discovery import SourceVolume, dicom_series, image_files, path_parts
 from ASCONTrainingLib.data.pairing import PairedVolume, to_int16
 from ASCONTrainingLib.data.set_index import Index
@@ -151,7 +152,11 @@ class PhantomScans:
     photons: tuple[float, float] = (2e5, 2e7)
 
 
-PHANTOMS = (PhantomScans("abdomen", (320.0, 450.0)), PhantomScans("chest", (320.0, 450.0)))
+PHANTOMS = (
+    PhantomScans("abdomen", (320.0, 450.0)),
+    PhantomScans("chest", (320.0, 450.0)),
+    PhantomScans("head", (205.0, 256.0)),  # pixels of 0.4 to 0.5 mm in 512x512
+)
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,7 @@ class _Simulator:
         name: str,
         ndct: np.ndarray,
         spacing_mm: tuple[float, float, float],
-        padding_hu: float | None,
+        padding_hu: Padding,
         photons: float | None,
         kernel: str | Kernel,
     ) -> PairedVolume:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.imaging import hounsfield
+from ASCONDenoiseLib.imaging import hounsfield, scan_circle
 from ASCONDenoiseLib.physics.dose import noise_factor
 from ASCONDenoiseLib.physics.settings import Kernel
 from ASCONTrainingLib.data import augmentation
@@ -242,8 +242,12 @@ class TrainingSet:
         ]
         rows, columns = (slice(start, start + side) for start in starts)
         ndct, noise = self._ndct_and_noise(number, (z, rows, columns))
-        padding = ndct < hounsfield.NO_NOISE_BELOW_HU
-        ndct[padding], noise[padding] = hounsfield.TRAINING_WINDOW_HU[0], 0
+        padding = (ndct <= hounsfield.PADDING_HU) & (noise == 0)
+        if padding.any():  # no edge of the patient's: it becomes air, or what inference shows the network
+            padded, mirrored = scan_circle.mirror(ndct, padding)
+            ndct[padding] = hounsfield.TRAINING_WINDOW_HU[0]
+            for image in (ndct, noise):
+                image[tuple(padded.T)] = image[tuple(mirrored.T)]
         if self.lesions:
             ndct += augmentation.lesions(ndct, volume.spacing_mm, self.lesions, random)
         return plan.of(ndct, noise)

@@ -102,7 +102,7 @@ def test_phantoms_stand_in(tmp_path):
     index = prepare_simulated(None, tmp_path / "out", **settings)
     assert [v.patient for v in index.volumes] == ["phantom0", "phantom1", "phantom2"]
     assert sorted(v.split for v in index.volumes) == ["test", "train", "validation"]
-    for volume, kind in zip(index.volumes, (*PHANTOMS, PHANTOMS[0]), strict=False):
+    for volume, kind in zip(index.volumes, PHANTOMS, strict=True):
         x, y, z = volume.spacing_mm
         assert volume.shape == (2, 32, 48) and x * 48 == pytest.approx(y * 32)
         assert kind.view_mm[0] <= x * 48 <= kind.view_mm[1] and kind.slice_mm[0] <= z <= kind.slice_mm[1]
