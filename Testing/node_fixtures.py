@@ -105,7 +105,9 @@ def storescu(
     tool = need("storescu", "dcmtk")
     address = ["127.0.0.1", str(port)]
     command = [tool, "-v", "-aet", caller, "-aec", called, "-to", "5", *options, *address, "+sd", "+r"]
-    return subprocess.run([*command, *map(str, files)], capture_output=True, text=True, timeout=120, check=False)
+    at_once = os.environ | {"TCP_NODELAY": "1"}  # else each object waits 40 ms for the acknowledgement of its head
+    whole = [*command, *map(str, files)]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=120, check=False, env=at_once)
 
 
 class Orthanc:

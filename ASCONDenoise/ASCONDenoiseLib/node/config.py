@@ -266,31 +266,31 @@ TEMPLATE = """\
 # The node of ASCON: `ascon node --config THIS-FILE`; `ascon node check --config THIS-FILE` tries the whole road.
 # Paths are those from the folder of this file. What stands behind # is the default.
 
-# quiet_s = 30              a series is complete when nothing of it came for so many seconds
-# device = "auto"           auto, cpu, cuda, cuda:0
-# precision = "auto"        auto, fp32, bf16
-# attempts = 5              of denoising a series, where a fault is not its own
+# quiet_s = 30              # a series is complete when nothing of it came for so many seconds
+# device = "auto"           # auto, cpu, cuda, cuda:0
+# precision = "auto"        # auto, fp32, bf16
+# attempts = 5              # of denoising a series, where a fault is not its own
 
 [listen]
 ae_title = "ASCON"
-# address = "0.0.0.0"       every network card
+# address = "0.0.0.0"       # every network card
 # port = 11112
 callers = ["CT_SCANNER", "PACS*"]          # AE titles that may send; * and ? stand for characters
 networks = ["127.0.0.0/8", "192.168.4.0/24"]   # computers that may connect
-# other_objects = "refuse"  what is no CT image; "keep": it is stored and left alone
-# associations = 50         most at once
+# other_objects = "refuse"  # what is no CT image; "keep": it is stored and left alone
+# associations = 50         # most at once
 
-# [listen.tls]              DICOM TLS, with PEM files
+# [listen.tls]              # DICOM TLS, with PEM files
 # certificate = "node.crt"
 # key = "node.key"
 # authority = "ca.crt"
-# client_certificate = true   who connects must show one that the authority signed
+# client_certificate = true   # who connects must show one that the authority signed
 
 [storage]
 folder = "node-data"        # best a disk of its own
-# keep_originals_days = 3   after a series is through, in days that the node runs
+# keep_originals_days = 3   # after a series is through, in days that the node runs
 # keep_results_days = 14
-# least_free_gb = 5         with less, senders are told that there is no room
+# least_free_gb = 5         # with less, senders are told that there is no room
 
 [[destinations]]
 name = "pacs"
@@ -318,11 +318,11 @@ modality = "CT"
 body_part = "*ABDOMEN*"
 thickness_mm = [0.5, 3.0]
 strength = 0.7              # 0 to 1
-# model = "ascon-esaunet-v0.2"   name or file; default: the default model
-# send_to = ["pacs"]        default: all destinations
+# model = "ascon-esaunet-v0.2"   # name or file; default: the default model
+# send_to = ["pacs"]        # default: all destinations
 
 [page]
-# address = "127.0.0.1"     the status page, for this computer only
-# port = 8104               0: none
+# address = "127.0.0.1"     # the status page, for this computer only
+# port = 8104               # 0: none
 # patient_names = false
 """

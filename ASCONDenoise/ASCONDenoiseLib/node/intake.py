@@ -37,6 +37,9 @@ NO_ROOM, NO_MATCH, NOT_UNDERSTOOD, OTHER_CONTENT = 0xA700, 0xA900, 0xC000, 0xC00
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
+_END_OF_FRAMES = b"\xfe\xff\xdd\xe0\0\0\0\0"
+"""Sequence delimitation item (PS3.5, A.4)."""
+
 
 class Refused(AsconError):
     """An object is not taken.
@@ -200,7 +203,7 @@ def _parsed(content: bytes) -> Dataset:
         header = pydicom.dcmread(io.BytesIO(content))
         elements = [header.get_item(tag) for tag in header.keys()]  # noqa: SIM118 - iterating decodes them
         cut = any(isinstance(one, RawDataElement) and _is_short(one) for one in elements)
-        if cut or _lacks_pixels(header):
+        if cut or _lacks_pixels(header, content):
             raise ValueError("cut")
     except Exception as error:  # pydicom raises nearly anything on garbage
         raise Refused(NOT_UNDERSTOOD, "An object was cut on its way, or is damaged: it was refused.") from error
@@ -211,11 +214,13 @@ def _is_short(element: RawDataElement) -> bool:
     return element.length != 0xFFFFFFFF and len(element.value or b"") < element.length
 
 
-def _lacks_pixels(header: Dataset) -> bool:
-    """Whether a CT image has no pixels, or any uncompressed image less than its size says."""
+def _lacks_pixels(header: Dataset, content: bytes) -> bool:
+    """Whether a CT image has no pixels, a compressed image no end, or any other less pixels than its size says."""
     if "PixelData" not in header:
         return header.get("SOPClassUID") in CT_CLASSES
-    if "Rows" not in header or transfer_syntax(header).is_encapsulated:
+    if transfer_syntax(header).is_encapsulated:
+        return header.PixelData[-64:] + _END_OF_FRAMES not in content
+    if "Rows" not in header:
         return False
     bits = header.Rows * header.Columns * int(header.get("BitsAllocated", 8))
     bits *= int(header.get("SamplesPerPixel", 1)) * int(header.get("NumberOfFrames", 1) or 1)
@@ -231,4 +236,5 @@ def _uid(header: Dataset, keyword: str) -> str:
 
 def _digest(header: Dataset, content: bytes) -> str:
     """Of the pixels as they are stored; of an object without, all of it."""
-    return hashlib.sha256(header.PixelData if "PixelData" in header else content).hexdigest()
+    pixels = header.get_item("PixelData").value if "PixelData" in header else content
+    return hashlib.sha256(pixels).hexdigest()

@@ -130,7 +130,6 @@ class Ledger:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_TABLES)
         except sqlite3.Error as error:
             raise Failure(
@@ -142,9 +141,13 @@ class Ledger:
             self._db.close()
 
     @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; sqlite3.Error as it comes, and nothing has changed then."""
+    def _change(self, *, flush: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction; sqlite3.Error as it comes, and nothing has changed then.
+
+        Without `flush` it outlives the process at once, and a power cut with the next change that is flushed.
+        """
         with self._lock:
+            self._db.execute(f"PRAGMA synchronous={'FULL' if flush else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -165,8 +168,11 @@ class Ledger:
         return rows[0]["pixels"] if rows else None
 
     def add(self, sop_uid: str, series_uid: str, pixels: str, n_bytes: int, facts: SeriesFacts, now: float) -> str:
-        """Take down an object that is on the disk; returns what must be logged of a series that was begun already."""
-        with self._change() as db:
+        """Take down an object that is on the disk; returns what must be logged of a series that was begun already.
+
+        It is not flushed: after a power cut, what lies on the disk is taken down again (`Intake.adopt`).
+        """
+        with self._change(flush=False) as db:
             db.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", (sop_uid, series_uid, pixels, n_bytes))
             row = db.execute("SELECT * FROM series WHERE series_uid = ?", (series_uid,)).fetchone()
             if row is None:
