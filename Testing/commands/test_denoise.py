@@ -14,14 +14,18 @@ import pydicom
 import pytest
 from command_fixtures import GEOMETRY, run_json, shifted
 from dicom_fixtures import make_ct_series
+from noise_fixtures import noise
 
 import ASCONDenoiseLib
 from ASCONDenoiseLib.commands import cli
+from ASCONDenoiseLib.imaging.noise import flat_soft_tissue_windows, noise_hu
 from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.card import Scope, load_card
-from ASCONDenoiseLib.models.files import find_model, load_network, save_model
+from ASCONDenoiseLib.models.files import DEFAULT_MODEL, find_model, load_network, save_model
+
+SHIPPED = Path(ASCONDenoiseLib.__file__).parents[1] / "Resources" / "Models" / f"{DEFAULT_MODEL}.safetensors"
 
 
 @pytest.mark.parametrize("name", ["out.nrrd", "out.nii.gz", "out.mha"])
@@ -69,6 +73,34 @@ def test_denoise_chooses_a_series(tmp_path, capsys):
     assert "1.2.3" in message and "1.2.4" in message and "second" in message
     assert cli.main([*command, "--series", "1.2.4"]) == 0
     assert json.loads((tmp_path / "out.nrrd.json").read_text())["source_series_uid"] == "1.2.4"
+
+
+@pytest.mark.parametrize(
+    ("options", "part", "said"),
+    [
+        (["half-noise"], 0.5, {"strength_target": "half-noise"}),
+        (["normal-dose", "--dose", "0.36"], 0.6, {"strength_target": "normal-dose", "dose": 0.36}),
+    ],
+)
+def test_a_strength_by_its_target_leaves_so_much_noise(tmp_path, options, part, said):
+    y, x = np.mgrid[:96, :96]
+    truth = 45 + 10 * np.sin(x / 20) + 8 * np.cos(y / 25)
+    noisy = truth + noise((3, 96, 96), 40.0, seed=1, kernel=0.3)
+    write_volume(Volume(np.rint(noisy).astype(np.int16), GEOMETRY), tmp_path / "scan.nrrd")
+    command = ["denoise", str(tmp_path / "scan.nrrd"), str(tmp_path / "out.nrrd"), "--model", str(SHIPPED)]
+    assert cli.main([*command, "--strength", *options]) == 0
+    before, after = (read_volume(tmp_path / name).voxels for name in ("scan.nrrd", "out.nrrd"))
+    centres = flat_soft_tissue_windows(before, GEOMETRY.spacing_mm)
+    sd_before, sd_after = (noise_hu(v, GEOMETRY.spacing_mm, centres=centres).sd_hu for v in (before, after))
+    assert sd_after == pytest.approx(part * sd_before, rel=0.03)
+    record = json.loads((tmp_path / "out.nrrd.json").read_text())
+    assert 0.2 < record["strength"] < 1 and said.items() <= record.items()
+    assert f"noise of {sd_before:.1f} HU became" in record["notes"][-1]
+
+
+def test_the_normal_dose_needs_the_dose(a_file, tmp_path, capsys):
+    assert cli.main(["denoise", str(a_file), str(tmp_path / "out.nrrd"), "--strength", "normal-dose"]) == 2
+    assert "the dose of this scan must be known, and no file says it" in capsys.readouterr().err
 
 
 def test_strength_0_is_bit_identical(a_file, a_volume, tmp_path, capsys):

@@ -126,6 +126,25 @@ def to_strength(text: str) -> float:
         return value
 
 
+def to_strength_or_target(text: str) -> float | str:
+    """Convert to a number from 0 to 1, or to one of `strength.TARGETS`."""
+    from ASCONDenoiseLib.imaging.strength import TARGETS
+
+    if text in TARGETS:
+        return text
+    with _argument_error(f"strength is {', '.join(TARGETS)}, or a number from 0 to 1; got {text}"):
+        return to_strength(text)
+
+
+def to_dose(text: str) -> float:
+    """Convert to a fraction of the normal dose, above 0 and up to 1."""
+    with _argument_error(f"the dose is a fraction of the normal dose, above 0 and up to 1; got {text}"):
+        value = float(text)
+        if not 0 < value <= 1:
+            raise ValueError
+        return value
+
+
 def to_number(text: str) -> float:
     """Convert to a finite number."""
     with _argument_error(f"a number is needed; got {text}"):

@@ -16,12 +16,14 @@ from ASCONDenoiseLib.commands.arguments import (
     add_model,
     add_precision,
     check_page,
+    to_dose,
     to_page,
     to_path,
     to_positive,
-    to_strength,
+    to_strength_or_target,
 )
 from ASCONDenoiseLib.commands.console import Console
+from ASCONDenoiseLib.imaging.strength import DEFAULT_STRENGTH, Target
 
 if TYPE_CHECKING:
     from ASCONDenoiseLib.models.scan import DenoisedScan
@@ -37,7 +39,8 @@ def add(subparsers: Subparsers) -> None:
         _run,
         summary="take the noise out of a CT volume",
         example="ascon denoise scan/ denoised/          a DICOM folder, to a derived DICOM series\n"
-        "  ascon denoise scan.nrrd out.nrrd --strength 0.7",
+        "  ascon denoise scan.nrrd out.nrrd --strength 0.7\n"
+        "  ascon denoise scan.nrrd out.nrrd --strength normal-dose --dose 0.25",
     )
     add_input(parser)
     parser.add_argument(
@@ -49,7 +52,15 @@ def add(subparsers: Subparsers) -> None:
     )
     add_model(parser)
     parser.add_argument(
-        "--strength", type=to_strength, default=1.0, help="0 (nothing is changed) to 1 (all the noise found; default)"
+        "--strength",
+        metavar="S",
+        type=to_strength_or_target,
+        default=DEFAULT_STRENGTH,
+        help="0 (nothing is changed) to 1 (all the noise found; default), or what it is for: all, half-noise, or "
+        "normal-dose (as much noise as the normal dose would have; needs --dose)",
+    )
+    parser.add_argument(
+        "--dose", metavar="FRACTION", type=to_dose, help="of this scan, of the normal dose, e.g. 0.25; no file says it"
     )
     add_device(parser)
     add_precision(parser)
@@ -67,12 +78,13 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
     if args.report is not None:
         check_page(args.report, force=args.force)
+    strength = Target(args.strength, args.dose) if isinstance(args.strength, str) else args.strength
     model = find_model(args.model)
     done = denoise_scan(
         args.input,
         destination(args.output),
         lambda: load_network(model),
-        ScanSettings(args.strength, args.device, args.precision, args.batch),
+        ScanSettings(strength, args.device, args.precision, args.batch),
         series_uid=args.series,
         force=args.force,
         warn=console.warn,

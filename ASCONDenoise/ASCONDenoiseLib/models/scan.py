@@ -5,14 +5,17 @@ All that can be refused is refused before the network runs.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ASCONDenoiseLib.imaging.output_rule import blend
+from ASCONDenoiseLib.imaging.strength import DEFAULT_STRENGTH, Target, noise_by_strength
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.results import SeriesFolder, VolumeFile, describe
 from ASCONDenoiseLib.io.volume import Volume, like
@@ -20,6 +23,8 @@ from ASCONDenoiseLib.models.card import ModelCard
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ASCONDenoiseLib.models.inference import Result
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +34,13 @@ class ScanSettings:
     """How a scan is denoised; as `inference.denoise` has it.
 
     Attributes:
-        strength: 0 to 1.
+        strength: 0 to 1, or what it is for.
         device: as in `devices.pick_device`.
         precision: one of `mixed_precision.PRECISIONS`.
         batch: slices at once; None: what fits.
     """
 
-    strength: float = 1.0
+    strength: float | Target = DEFAULT_STRENGTH
     device: str = "auto"
     precision: str = "auto"
     batch: int | None = None
@@ -103,10 +108,11 @@ def denoise_scan(
     warnings = warnings_of(volume, name, card)
     for sentence in (*volume.notes, *warnings):
         warn(sentence)
+    target = settings.strength if isinstance(settings.strength, Target) else None
     result = denoise(
         volume.voxels,
         network,
-        strength=settings.strength,
+        strength=1.0 if isinstance(settings.strength, Target) else settings.strength,
         device=device,
         batch=settings.batch,
         precision=settings.precision,
@@ -114,7 +120,36 @@ def denoise_scan(
         progress=progress,
         cancelled=cancelled,
     )
-    record = denoising_record(card, result, volume, name, warnings)
+    if target is not None:
+        result = for_target(result, volume.voxels, volume.geometry.spacing_mm, target)
+    record = denoising_record(card, result, volume, name, warnings, target)
     files = output.write(like(volume, result.voxels), record, force=force)
     logger.info("wrote %s: %s", output.path, describe(record))
     return DenoisedScan(volume, result.voxels, record, files)
+
+
+def for_target(result: Result, voxels_hu: np.ndarray, spacing_mm: tuple[float, float, float], target: Target) -> Result:
+    """A result of strength 1 as weak as its target wants it, with a note on the noise before and after.
+
+    Args:
+        result: of `inference.denoise`; its voxels are overwritten.
+        voxels_hu: (S, H, W), what was denoised.
+        spacing_mm: (x, y, z).
+        target: of the strength.
+    """
+    noise = noise_by_strength(voxels_hu, result.voxels, spacing_mm)
+    strength, note = target.strength(noise)
+    if strength < 1:
+        blend(voxels_hu, result.voxels, strength, out=result.voxels)
+    notes = [note] if note else []
+    if noise is not None:
+        notes.append(f"noise of {noise.at(0):.1f} HU became {noise.at(strength):.1f} HU at {100 * strength:.0f} %")
+    return replace(result, strength=strength, notes=(*result.notes, *notes))
+
+
+def _digest_of(source: Path) -> dict[str, str]:
+    """What a record says of a source that is one file, so that its result is known again whatever its name."""
+    if not source.is_file():
+        return {}
+    with source.open("rb") as file:
+        return {"source_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
