@@ -76,6 +76,34 @@ def pick_in_the_plot(segmentation) -> None:
     chart.InvokeEvent("SelectionChangedEvent")
 
 
+def draw_regions(ui, volume) -> None:
+    """Two closed curves side by side in the middle slice, and a line across the skin, as a user would draw them."""
+    from math import cos, pi, sin
+
+    from ASCONDenoiseLib.scene.volumes import ijk_to_world
+
+    matrix = ijk_to_world(volume)
+    columns, rows, slices = volume.GetImageData().GetDimensions()
+    k = slices // 2
+
+    def markup(kind: str, name: str, points):
+        node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
+        for i, j in points:
+            node.AddControlPointWorld(*matrix.MultiplyPoint((i, j, k, 1))[:3])
+        return node
+
+    def around(i: float, j: float, radius: float):
+        return [(i + radius * cos(a * pi / 4), j + radius * sin(a * pi / 4)) for a in range(8)]
+
+    left, right = (around(part * columns, 0.42 * rows, 0.025 * columns) for part in (0.28, 0.36))
+    ui.lesionSelector.setCurrentNode(markup("vtkMRMLMarkupsClosedCurveNode", "lesion", left))
+    ui.backgroundSelector.setCurrentNode(markup("vtkMRMLMarkupsClosedCurveNode", "background", right))
+    image = slicer.util.arrayFromVolume(volume)[k]
+    skin = int((image[:, columns // 2] > -400).argmax())
+    line = markup("vtkMRMLMarkupsLineNode", "edge", [(columns / 2, skin - 8), (columns / 2, skin + 5)])
+    ui.edgeSelector.setCurrentNode(line)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -131,6 +159,23 @@ def main() -> None:
     pick_in_the_plot(panel._parameterNode.anatomy)
     settle(3)
     draw(arguments.folder / "panel-anatomy.png", credit)
+
+    panel.ui.plotButton.click()
+    panel._parameterNode.anatomy.GetDisplayNode().SetVisibility(False)
+    panel.ui.anatomyCollapsibleButton.collapsed = True
+    panel.ui.qualityCollapsibleButton.collapsed = False
+    draw_regions(panel.ui, panel._parameterNode.outputVolume)
+    panel.ui.inspectButton.click()
+    panel.logic.wait()
+    panel.ui.spectrumButton.click()
+    panel.ui.overlayComboBox.currentIndex = 2
+    panel.logic.wait()
+    if panel.ui.placesTable.rowCount:
+        panel.quality.onPlaceClicked(0, 0)
+    while panel.quality.regions.busy:
+        slicer.app.processEvents()
+    settle(3)
+    draw(arguments.folder / "panel-quality.png", credit)
     panel.cleanup()
     settle(1)  # the worker ends
 

@@ -202,7 +202,8 @@ class PlotTest(QualityTestCase):
         manager = slicer.app.layoutManager()
         if manager is None:
             self.skipTest("no views without the main window")
-        before = manager.layout
+        before = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+        manager.setLayout(before)
         self.denoise()
         self.settle()
         self.ui.spectrumButton.click()

@@ -206,7 +206,8 @@ def hide_map(scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLScalarVolumeNode | 
     for composite in _composites(scene):
         if node is None or composite.GetNthLayerVolumeID(MAP_LAYER) == node.GetID():
             composite.SetNthLayerVolumeID(MAP_LAYER, None)
-    scale = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node) if node is not None else None
+    here = node is not None and node.GetScene() is scene
+    scale = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node) if here else None
     if scale is not None:
         scene.RemoveNode(scale)
 

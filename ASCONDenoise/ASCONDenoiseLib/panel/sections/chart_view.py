@@ -40,7 +40,7 @@ class ChartView:
     def onButton(self) -> None:
         manager = slicer.app.layoutManager()
         if manager is None or self.chart is None or self.chart.GetScene() is None:
-            self.button.checked = False
+            pass
         elif self.button.checked:
             if not _hasPlot(manager.layout):
                 four = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
@@ -48,6 +48,7 @@ class ChartView:
             slicer.modules.plots.logic().ShowChartInLayout(self.chart)
         elif _hasPlot(manager.layout):
             manager.setLayout(self._layoutBefore or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        self.onLayoutChanged()
 
     def onLayoutChanged(self) -> None:
         """Follows plot views, which come and go with Slicer's own buttons and show other charts too."""
