@@ -8,18 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.imaging import metrics
+from ASCONDenoiseLib.imaging import metrics, noise_consistency
 from ASCONDenoiseLib.imaging.image_quality import Quality, quality
 from ASCONDenoiseLib.imaging.noise import Spacing, global_noise_hu, noise_map_hu
+from ASCONDenoiseLib.imaging.noise_consistency import Consistency
 from ASCONDenoiseLib.imaging.regions import Region, RegionPair, lesion_and_background, region
-
-if TYPE_CHECKING:
-    from ASCONDenoiseLib.imaging.noise_consistency import Consistency
 
 LESION, BACKGROUND = 1, 2
 """Labels of regions whose contrast is measured; other labels are regions of their own."""
@@ -78,8 +76,6 @@ def find(
     Raises:
         InputError: shapes differ, a region is too small, or progress raised it.
     """
-    from ASCONDenoiseLib.imaging import noise_consistency
-
     before, after, reference = images_hu["LDCT"], images_hu["denoised"], images_hu.get("NDCT")
     measured = quality(before, after, spacing_mm, reference)
     regions, pairs = _regions(images_hu, labels) if labels is not None else ({}, {})
