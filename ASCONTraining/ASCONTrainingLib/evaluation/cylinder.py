@@ -8,15 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import fftconvolve
 
+from ASCONDenoiseLib.imaging.detectability import cho
 from ASCONDenoiseLib.imaging.edges import circular_edge_width_mm
 from ASCONDenoiseLib.physics.cylinder import Insert, cylinder, standard_inserts
 from ASCONDenoiseLib.physics.dose import scan
 from ASCONDenoiseLib.physics.phantom_volume import Phantom
 from ASCONDenoiseLib.physics.settings import DoseSettings
 from ASCONTrainingLib.evaluation.edges import Edge
+from ASCONTrainingLib.evaluation.lesions import lesion_shape
 from ASCONTrainingLib.evaluation.safety_settings import SafetySettings
 from ASCONTrainingLib.evaluation.volumes import Denoise
 
+DISC_HU = 10.0
+CHANNELS = 4
+"""Of the observer: few, so that few realisations are enough."""
 PHOTONS = 3e5
 """Per ray at normal dose: some 11 HU of noise in the middle of the cylinder."""
 
@@ -36,6 +41,23 @@ class PureNoise:
     output_hu: float
     ldct_sd: float
     output_sd: float
+
+
+@dataclass(frozen=True)
+class Detectability:
+    """How well a disc is seen in a uniform cylinder, by the channelised Hotelling observer.
+
+    Attributes:
+        diameter_mm, contrast_hu: of the disc.
+        count: of realisations with it; about as many without.
+        ldct, output: d' before and after.
+    """
+
+    diameter_mm: float
+    contrast_hu: float
+    count: int
+    ldct: float
+    output: float
 
 
 def _cylinder(settings: SafetySettings, inserts: tuple[Insert, ...] | None) -> Phantom:
@@ -95,6 +117,41 @@ def pure_noise_structure(denoise: Denoise, settings: SafetySettings) -> tuple[tu
     halves = [output[first::2, inside].astype(np.float64).mean(0) for first in (0, 1)]
     common = float(np.mean((halves[0] - halves[0].mean()) * (halves[1] - halves[1].mean())))  # noise is not common
     return tuple(strongest), math.sqrt(max(common, 0.0))
+
+
+def disc_detectability(denoise: Denoise, settings: SafetySettings) -> tuple[Detectability, ...]:
+    """Detectability of discs of each size in a uniform cylinder: in one half of its slices, against the other half."""
+    phantom = _cylinder(settings, ())
+    ldct = _low_dose(phantom, settings, settings.seed + 3).astype(np.float32)
+    pixel, middle = phantom.spacing_mm[0], (settings.cylinder_side - 1) / 2
+    half = len(ldct) // 2
+    found = []
+    for diameter in settings.diameters_mm:
+        reach = math.ceil(diameter / pixel)
+        step = 2 * reach + 1
+        line = np.arange(-int(70 / pixel) + reach, int(70 / pixel) - reach + 1, step)
+        places = [
+            (round(middle + y), round(middle + x))
+            for y in line
+            for x in line
+            if math.hypot(y, x) * pixel < 70 - diameter
+        ]
+        with_discs = ldct[:half].copy()
+        for row, column in places:
+            part = slice(row - reach, row + reach + 1), slice(column - reach, column + reach + 1)
+            with_discs[(slice(None), *part)] += DISC_HU * lesion_shape(diameter, phantom.spacing_mm, (step, step))
+        values = []
+        for present, absent in (
+            (with_discs, ldct[half:]),
+            (denoise(with_discs, phantom.spacing_mm), denoise(ldct[half:], phantom.spacing_mm)),
+        ):
+            seen, empty = (
+                np.concatenate([v[:, r - reach : r + reach + 1, c - reach : c + reach + 1] for r, c in places])
+                for v in (present, absent)
+            )
+            values.append(cho(seen, empty, phantom.spacing_mm, diameter, CHANNELS))
+        found.append(Detectability(diameter, DISC_HU, half * len(places), values[0], values[1]))
+    return tuple(found)
 
 
 def _apparent_contrast(volume: np.ndarray, diameter_mm: float, pixel_mm: float) -> np.ndarray:

@@ -11,7 +11,13 @@ import numpy as np
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging import image_quality
 from ASCONDenoiseLib.imaging.image_quality import TissueShift
-from ASCONTrainingLib.evaluation.cylinder import PureNoise, cylinder_edges, pure_noise_structure
+from ASCONTrainingLib.evaluation.cylinder import (
+    Detectability,
+    PureNoise,
+    cylinder_edges,
+    disc_detectability,
+    pure_noise_structure,
+)
 from ASCONTrainingLib.evaluation.edges import PATIENT_EDGES_HU, Edge, patient_edges
 from ASCONTrainingLib.evaluation.lesions import LesionPoint, lesion_points
 from ASCONTrainingLib.evaluation.safety_settings import EVERYTHING, SafetySettings
@@ -41,6 +47,7 @@ class Safety:
         pure_noise: what looks most like a lesion in a uniform cylinder.
         fixed_pattern_hu: SD over pixels of what two halves of a uniform cylinder's realisations have in common after
             denoising.
+        detectability: of faint discs in a uniform cylinder.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Safety:
     ideal_structure: float | None
     pure_noise: tuple[PureNoise, ...]
     fixed_pattern_hu: float
+    detectability: tuple[Detectability, ...] = ()
 
     def limits_kept(self) -> dict[str, bool]:
         """Each limit in words, and whether it is kept. What could not be measured is not kept."""
@@ -108,10 +116,11 @@ def measure(
     say(f"{name}: cylinder with inserts, and without")
     edges += cylinder_edges(denoise, settings)
     pure_noise, fixed_pattern = pure_noise_structure(denoise, settings)
+    discs = disc_detectability(denoise, settings)
     say(f"{name}: lesions")
     lesions = lesion_points(denoise, pairs, settings, say)
     fitted = tuple(edge for edge in edges if edge is not None)
-    return Safety(name, _together(shifts), fitted, lesions, residual, ideal, pure_noise, fixed_pattern)
+    return Safety(name, _together(shifts), fitted, lesions, residual, ideal, pure_noise, fixed_pattern, discs)
 
 
 def _together(volumes: Sequence[Sequence[TissueShift]]) -> tuple[TissueShift, ...]:

@@ -51,6 +51,9 @@ def _text_of_one(safety: Safety) -> str:
         change = f"{n.ldct_hu:.1f} HU before ({n.ldct_sd:.1f} sd), {n.output_hu:.1f} after ({n.output_sd:.1f} sd)"
         lines.append(f"  pure noise, what looks most like a lesion of {n.diameter_mm:g} mm: {change}")
     lines.append(f"  pure noise, fixed pattern: {safety.fixed_pattern_hu:.2f} HU")
+    for d in safety.detectability:
+        change = f"d' {d.ldct:.2f} before, {d.output:.2f} after ({d.count} times)"
+        lines.append(f"  disc of {d.contrast_hu:g} HU and {d.diameter_mm:g} mm in a cylinder: {change}")
     for p in safety.lesions:
         kind = f"{p.contrast_hu:g} HU, {p.diameter_mm:g} mm, dose {p.dose:g}"
         spread = f"{p.count} times" if p.kept_sd is None else f"sd {p.kept_sd:.1%}, {p.count} times"

@@ -151,6 +151,20 @@ def test_a_fixed_pattern_is_found_under_the_noise():
     assert with_pattern == pytest.approx(math.hypot(plain, 6), rel=0.15)
 
 
+def test_the_hotelling_observer_sees_what_a_denoiser_does_to_faint_discs():
+    """It knows a linear filter's noise and whitens it: a blur changes nothing for it, twice the contrast does."""
+    settings = replace(TINY_SAFETY, diameters_mm=(12.0,), cylinder_slices=8)
+    (kept,) = cylinders.disc_detectability(identity, settings)
+    assert kept.ldct == pytest.approx(kept.output) and kept.count >= 16 and kept.ldct > 0.5
+    (flat,) = cylinders.disc_detectability(lambda v, _: 0.5 * v, settings)
+    assert flat.output == pytest.approx(flat.ldct, rel=1e-4)
+    rng = np.random.default_rng(0)
+    (noisy,) = cylinders.disc_detectability(lambda v, _: v + rng.normal(0, 60, v.shape), settings)
+    assert noisy.output < 0.7 * noisy.ldct
+    found = safety.Safety("A model", (), (), (), None, None, (), 0.0, (kept,))
+    assert f"12 mm in a cylinder: d' {kept.ldct:.2f} before" in safety_report.text([found])
+
+
 def test_tissues_of_several_volumes_are_weighed_by_their_voxels():
     volumes = [
         [TissueShift("fat", 100, -100.0, 1.0), TissueShift("bone", 10, 500.0, -2.0)],
