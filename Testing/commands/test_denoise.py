@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from command_fixtures import GEOMETRY, run_json, shifted
+from command_fixtures import GEOMETRY, Shift, run_json, shifted
 from dicom_fixtures import make_ct_series
+from model_fixtures import a_card
 from noise_fixtures import noise
 
 import ASCONDenoiseLib
@@ -22,6 +23,7 @@ from ASCONDenoiseLib.imaging.noise import flat_soft_tissue_windows, noise_hu
 from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
+from ASCONDenoiseLib.models import files
 from ASCONDenoiseLib.models.card import Scope, load_card
 from ASCONDenoiseLib.models.files import DEFAULT_MODEL, find_model, load_network, save_model
 
@@ -208,3 +210,21 @@ def test_what_can_be_refused_is_refused_before_the_network_runs(tmp_path, capsys
         code, lines = run_json(capsys, "denoise", tmp_path / "series", tmp_path / output, "--model", "shift-30")
     assert code == (2 if output == "out" else 1)
     assert [line["event"] for line in lines] == ["error"] and not (tmp_path / output).exists()
+
+
+def test_many_slices_without_a_gpu_are_denoised_by_the_fast_model(tmp_path, capsys):
+    for name, hu in ((DEFAULT_MODEL, 5), (files.FAST_MODEL, -30)):
+        network = Shift()
+        network.hu.data.fill_(hu)
+        save_model(network, a_card(architecture="shift"), files.models_folder() / f"{name}.safetensors")
+    for slices, model, expected in ((files.MANY_SLICES, None, 70), (4, None, 105), (4, "fast", 70), (4, "best", 105)):
+        voxels = np.full((slices, 8, 8), 100, np.int16)
+        voxels[:, 0] = -1024
+        write_volume(Volume(voxels, GEOMETRY), tmp_path / "scan.nrrd")
+        command = ["denoise", str(tmp_path / "scan.nrrd"), str(tmp_path / "out.nrrd"), "--device", "cpu", "--force"]
+        assert cli.main([*command, *(["--model", model] if model else [])]) == 0
+        assert (read_volume(tmp_path / "out.nrrd").voxels[:, 1:] == expected).all()
+        notes = json.loads((tmp_path / "out.nrrd.json").read_text())["notes"]
+        taken = slices == files.MANY_SLICES
+        assert any("The fast model was taken" in note for note in notes) == taken
+        assert ("The fast model was taken" in capsys.readouterr().err) == taken

@@ -514,3 +514,50 @@ def test_models_are_listed_verified_and_imported_without_torch(a_model, a_user_f
     run = subprocess.run([sys.executable, "-c", code], cwd=library, capture_output=True, text=True)
     assert (run.returncode, run.stdout.strip()) == (0, "A test model"), run.stderr
     assert (a_user_folder / a_model.name).is_file()
+
+
+# ---- fast, best, and the automatic choice
+
+
+@pytest.fixture
+def the_shipped_two(a_shipped_folder) -> Path:
+    for name in (files.DEFAULT_MODEL, files.FAST_MODEL):
+        save_model(tiny(3), A_CARD, a_shipped_folder / f"{name}.safetensors")
+    return a_shipped_folder
+
+
+def test_fast_and_best_are_names(the_shipped_two):
+    best, fast = (the_shipped_two / f"{name}.safetensors" for name in (files.DEFAULT_MODEL, files.FAST_MODEL))
+    assert find_model("best") == find_model(None) == find_model("ascon-default") == best
+    assert find_model("fast") == find_model(files.FAST_MODEL) == fast
+
+
+@pytest.mark.parametrize(
+    ("name", "slices", "gpu", "chosen"),
+    [
+        (None, 300, False, files.FAST_MODEL),
+        (None, files.MANY_SLICES, False, files.FAST_MODEL),
+        (None, files.MANY_SLICES - 1, False, files.DEFAULT_MODEL),
+        (None, 300, True, files.DEFAULT_MODEL),
+        ("best", 300, False, files.DEFAULT_MODEL),
+        ("fast", 1, True, files.FAST_MODEL),
+        (files.DEFAULT_MODEL, 300, False, files.DEFAULT_MODEL),
+    ],
+)
+def test_the_model_for_a_volume(the_shipped_two, name, slices, gpu, chosen):
+    path, note = files.choose_model(name, slices, lambda: gpu)
+    assert path.stem == chosen
+    said = name is None and chosen == files.FAST_MODEL
+    assert (f"{slices} slices and there is no GPU" in note) == said and bool(note) == said
+
+
+def test_without_a_fast_model_the_default_is_taken_and_said(the_shipped_two):
+    (the_shipped_two / f"{files.FAST_MODEL}.safetensors").unlink()
+
+    def never() -> bool:
+        raise AssertionError("torch is not needed to know this")
+
+    assert files.choose_model(None, 300, never) == (find_model(None), "")
+    path, note = files.choose_model("fast", 300, never)
+    assert path == find_model("fast") == find_model(None)
+    assert note == f"There is no fast model (ascon-fast) here: {files.DEFAULT_MODEL} was taken."

@@ -72,9 +72,10 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--series", metavar="UID", help="of a DICOM folder that holds several series")
 
 
-def add_model(parser: argparse._ActionsContainer) -> None:
-    """Add --model."""
-    parser.add_argument("--model", metavar="NAME|FILE", help="see `ascon models list` (default: the default model)")
+def add_model(parser: argparse._ActionsContainer, default: str = "best") -> None:
+    """Add --model, whose help says what the default is."""
+    help_text = f"fast, best, a name of `ascon models list`, or a file (default: {default})"
+    parser.add_argument("--model", metavar="NAME|FILE", help=help_text)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

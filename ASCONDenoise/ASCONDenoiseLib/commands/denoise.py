@@ -26,6 +26,9 @@ from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.imaging.strength import DEFAULT_STRENGTH, Target
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ASCONDenoiseLib.models.card import ModelCard
     from ASCONDenoiseLib.models.scan import DenoisedScan
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ def add(subparsers: Subparsers) -> None:
         help=".nrrd, .nii, .nii.gz or .mha file (a .json beside it says how it was made); any other name is a new "
         "folder for a derived DICOM series",
     )
-    add_model(parser)
+    add_model(parser, "of a volume of many slices, where there is no GPU, fast; else best")
     parser.add_argument(
         "--strength",
         metavar="S",
@@ -73,17 +76,22 @@ def add(subparsers: Subparsers) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.io.results import describe, destination
-    from ASCONDenoiseLib.models.files import find_model, load_network
+    from ASCONDenoiseLib.models.files import choose_model, find_model, load_network
     from ASCONDenoiseLib.models.scan import ScanSettings, denoise_scan
 
     if args.report is not None:
         check_page(args.report, force=args.force)
     strength = Target(args.strength, args.dose) if isinstance(args.strength, str) else args.strength
-    model = find_model(args.model)
+    find_model(args.model)  # before anything is read
+
+    def load(slices: int, device: str) -> tuple[nn.Module, ModelCard, str]:
+        path, note = choose_model(args.model, slices, lambda: device != "cpu")
+        return *load_network(path), note
+
     done = denoise_scan(
         args.input,
         destination(args.output),
-        lambda: load_network(model),
+        load,
         ScanSettings(strength, args.device, args.precision, args.batch),
         series_uid=args.series,
         force=args.force,

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,15 @@ DEFAULT_MODEL = "ascon-esaunet-v0.2"
 """Name of the shipped model that is used where none is chosen."""
 
 DEFAULT_MODEL_ALIAS = "ascon-default"
+
+FAST_MODEL = "ascon-fast"
+"""Name of the shipped model for computers without a GPU."""
+
+BEST, FAST = "best", "fast"
+"""What may be asked for instead of a name: the default model, and the fast one or, where it is missing, the default."""
+
+MANY_SLICES = 60
+"""From so many slices on, the automatic choice takes the fast model where there is no GPU: the other needs minutes."""
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header that the safetensors format allows."""
@@ -72,12 +82,16 @@ def list_models() -> list[tuple[ModelCard, Path]]:
 
 
 def find_model(name_or_path: str | Path | None = None) -> Path:
-    """Weights file of a model, given its name (the file's, without .safetensors) or its path; None: the default model.
+    """Weights file of a model, given its path, its name (the file's, without .safetensors), BEST or FAST.
+
+    None is the default model; `choose_model` knows better for a volume.
 
     Raises:
         InputError: there is none.
     """
-    if name_or_path is None or str(name_or_path) == DEFAULT_MODEL_ALIAS:
+    if str(name_or_path) == FAST and fast_model() is not None:
+        return models_folder() / f"{FAST_MODEL}.safetensors"
+    if name_or_path is None or str(name_or_path) in (DEFAULT_MODEL_ALIAS, BEST, FAST):
         path = models_folder() / f"{DEFAULT_MODEL}.safetensors"
         if not path.is_file():
             raise InputError(f"The default model {path} is missing. Reinstall ASCON, or name a model file.")
@@ -93,6 +107,35 @@ def find_model(name_or_path: str | Path | None = None) -> Path:
         f'There is no model file or model named "{name_or_path}". '
         "`ascon models list` shows the models; `ascon models import FILE` adds one."
     )
+
+
+def fast_model() -> Path | None:
+    """Weights file of the shipped fast model; None where there is none."""
+    path = models_folder() / f"{FAST_MODEL}.safetensors"
+    return path if path.is_file() else None
+
+
+def choose_model(name: str | Path | None, slices: int, on_gpu: Callable[[], bool]) -> tuple[Path, str]:
+    """Weights file of the model for a volume, and a sentence for the user where another than the default was taken.
+
+    Args:
+        name: as in `find_model`; None chooses: the fast model for many slices without a GPU, else the default.
+        slices: of the volume.
+        on_gpu: whether the network is going to run on a GPU; asked where it matters only, since it needs torch.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    path = find_model(name)
+    if name == FAST and fast_model() is None:
+        return path, f"There is no fast model ({FAST_MODEL}) here: {path.stem} was taken."
+    fast = fast_model()
+    if name is None and fast is not None and slices >= MANY_SLICES and not on_gpu():
+        return fast, (
+            f"The fast model was taken, since the volume has {slices} slices and there is no GPU. The other one is "
+            "better and takes minutes: choose it by name, or as best."
+        )
+    return path, ""
 
 
 def verify(path: str | Path) -> ModelCard:

@@ -66,7 +66,7 @@ class DenoisedScan:
 def denoise_scan(
     source: Path,
     output: VolumeFile | SeriesFolder,
-    load: Callable[[], tuple[nn.Module, ModelCard]],
+    load: Callable[[int, str], tuple[nn.Module, ModelCard, str]],
     settings: ScanSettings,
     *,
     series_uid: str | None = None,
@@ -80,7 +80,8 @@ def denoise_scan(
     Args:
         source: as `read_volume` takes it.
         output: where the result goes.
-        load: gives network and card; called once all else is known to be right.
+        load: called with the number of slices and the device once all else is known to be right; gives network, card
+            and a sentence on the choice of the model, or "".
         settings: of the work.
         series_uid: which series of a DICOM folder, where there are several.
         force: replaces an existing file.
@@ -103,10 +104,10 @@ def denoise_scan(
     from ASCONDenoiseLib.models.suitability import warnings_of
 
     device = str(pick_device(settings.device))
-    network, card = load()
+    network, card, note = load(len(volume.voxels), device)
     logger.info("model %s %s, sha256 %s", card.name, card.version, card.sha256)
     warnings = warnings_of(volume, name, card)
-    for sentence in (*volume.notes, *warnings):
+    for sentence in (*volume.notes, *([note] if note else []), *warnings):
         warn(sentence)
     target = settings.strength if isinstance(settings.strength, Target) else None
     result = denoise(
@@ -120,6 +121,8 @@ def denoise_scan(
         progress=progress,
         cancelled=cancelled,
     )
+    if note:
+        result = replace(result, notes=(note, *result.notes))
     if target is not None:
         result = for_target(result, volume.voxels, volume.geometry.spacing_mm, target)
     record = denoising_record(card, result, volume, name, warnings, target)

@@ -57,10 +57,10 @@ def denoise_series(job: Job, request: SeriesRequest, warm: WarmModel) -> dict[st
 def denoised(job: Job, request: SeriesRequest, warm: WarmModel) -> DenoisedScan:
     """Does the work of `denoise_series`; what was written is removed unless the job ends well."""
 
-    def load() -> tuple[nn.Module, ModelCard]:
+    def load(_slices: int, _device: str) -> tuple[nn.Module, ModelCard, str]:
         _, card, network = warm.load(job, request.model)
         job.answer("started")
-        return network, card
+        return network, card, ""
 
     output = destination(request.output)
     if isinstance(output, SeriesFolder):
