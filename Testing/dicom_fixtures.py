@@ -291,3 +291,21 @@ def _per_slice(value, n_slices: int) -> list:
 def _decimals(values: Sequence[float]) -> list[str]:
     """Numbers as DICOM decimal strings: at most 16 characters, as many digits as fit."""
     return [pydicom.valuerep.format_number_as_ds(float(value)) for value in values]
+
+
+def make_concatenation(folder: Path) -> list[Path]:
+    """Six slices in a file of four frames and one of two."""
+    voxels, parts, frame_uid = some_voxels((6, 12, 10)), [], pydicom.uid.generate_uid()
+    for number, start, stop in ((1, 0, 4), (2, 4, 6)):
+
+        def edit(dataset: Dataset, number=number, start=start) -> None:
+            dataset.ConcatenationUID, dataset.InConcatenationNumber = "1.2.3.4", number
+            dataset.InConcatenationTotalNumber, dataset.ConcatenationFrameOffsetNumber = 2, start
+            dataset.FrameOfReferenceUID, dataset.StudyInstanceUID = frame_uid, "1.2.3.5"
+
+        origin_mm = (-100.0, -90.5, 30.25 + 2.5 * start)
+        part = folder / f"{number}.dcm"
+        parts.append(
+            make_enhanced_ct(part, voxels_hu=voxels[start:stop], origin_mm=origin_mm, series_uid="1.2.3", edit=edit)
+        )
+    return parts

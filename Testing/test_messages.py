@@ -9,6 +9,7 @@ from model_fixtures import a_card
 
 from ASCONDenoiseLib import messages as wording
 from ASCONDenoiseLib.imaging.clustering import READINGS_HU
+from ASCONDenoiseLib.imaging.strength import NoiseByStrength
 from ASCONDenoiseLib.models.card import Scope, load_card
 from ASCONDenoiseLib.models.files import find_model
 
@@ -88,6 +89,12 @@ def test_outcome_ends_with_model_device_time_and_strength():
     )
 
 
+def test_what_a_strength_means():
+    noise = NoiseByStrength((31.4, 20.0, 12.0))
+    words = "75\N{NO-BREAK SPACE}%: 31 \N{RIGHTWARDS ARROW} 16 HU of noise in soft tissue"
+    assert wording.noise_at(0.75, noise) == words
+
+
 def test_card_shows_everything_and_runs_no_markup():
     card = a_card(
         name="<script>",
@@ -110,6 +117,7 @@ def test_a_card_shows_what_is_known_of_its_scope():
         "0.1 to 0.5 of the normal dose",
         "kernels: GE STANDARD, Siemens B40f, Toshiba FC13, Philips B",
         "no kernels for lung or bone",
+        "on such a kernel it shifted, at full strength: contrast medium -9.4 HU, soft tissue -6.3 HU",
         "parts of the body: chest, abdomen, pelvis",
     ]
     assert wording.scope_lines(card.scope) == lines

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ASCONDenoiseLib.imaging.number_tables import Translate
+from ASCONDenoiseLib.imaging.strength import NoiseByStrength
 from ASCONDenoiseLib.models.card import ModelCard, Scope
 
 
@@ -59,6 +60,13 @@ def outcome(facts: Mapping[str, Any], strength: float, _: Translate = str) -> st
         percent=f"{100 * strength:.0f}",
     )
     return notes + _("Done: {how}").format(how=how)
+
+
+def noise_at(strength: float, noise: NoiseByStrength, _: Translate = str) -> str:
+    """Say what a strength (0 to 1) means: "75 %: 31 to 19 HU of noise"."""
+    text = _("{percent}\N{NO-BREAK SPACE}%: {before} \N{RIGHTWARDS ARROW} {after} HU of noise in soft tissue")
+    before, after = (f"{noise.at(s):.0f}" for s in (0.0, strength))
+    return text.format(percent=f"{100 * strength:.0f}", before=before, after=after)
 
 
 def reading(suggested: str, _: Translate = str) -> str:
@@ -114,6 +122,9 @@ def scope_lines(scope: Scope, _: Translate = str) -> list[str]:
         lines.append(_("kernels: {names}").format(names=", ".join(scope.kernels)))
     if scope.sharp_kernels is not None:
         lines.append(_("kernels for lung or bone too") if scope.sharp_kernels else _("no kernels for lung or bone"))
+    if scope.sharp_kernel_shift_hu:
+        shifts = ", ".join(f"{_(tissue)} {hu:+.1f} HU" for tissue, hu in scope.sharp_kernel_shift_hu.items())
+        lines.append(_("on such a kernel it shifted, at full strength: {shifts}").format(shifts=shifts))
     if scope.body_parts:
         lines.append(_("parts of the body: {names}").format(names=", ".join(scope.body_parts)))
     return lines

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pydicom
 import pytest
-from dicom_fixtures import make_ct_series, make_enhanced_ct, some_voxels
+from dicom_fixtures import make_concatenation, make_ct_series, make_enhanced_ct, some_voxels
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -190,7 +190,7 @@ def test_an_uneven_source_is_the_reason_given(tmp_path):
 
 
 def test_the_parts_of_a_concatenation_are_one_volume_and_one_derived_series(tmp_path):
-    parts = concatenation(tmp_path / "source")
+    parts = make_concatenation(tmp_path / "source")
     volume = read_series(tmp_path / "source")
     assert np.array_equal(volume.voxels, some_voxels((6, 12, 10)))
     assert volume.source.files == (parts[0],) * 4 + (parts[1],) * 2
@@ -205,29 +205,11 @@ def test_the_parts_of_a_concatenation_are_one_volume_and_one_derived_series(tmp_
 
 
 def test_a_concatenation_that_lacks_a_part_is_refused(tmp_path):
-    concatenation(tmp_path / "source")[1].unlink()
+    make_concatenation(tmp_path / "source")[1].unlink()
     with pytest.raises(
         InputError, match="is a concatenation, one volume in 2 files, of which 1 are here: copy the others"
     ):
         read_series(tmp_path / "source")
-
-
-def concatenation(folder):
-    """Six slices in a file of four frames and one of two."""
-    voxels, parts, frame_uid = some_voxels((6, 12, 10)), [], pydicom.uid.generate_uid()
-    for number, start, stop in ((1, 0, 4), (2, 4, 6)):
-
-        def edit(dataset: Dataset, number=number, start=start) -> None:
-            dataset.ConcatenationUID, dataset.InConcatenationNumber = "1.2.3.4", number
-            dataset.InConcatenationTotalNumber, dataset.ConcatenationFrameOffsetNumber = 2, start
-            dataset.FrameOfReferenceUID, dataset.StudyInstanceUID = frame_uid, "1.2.3.5"
-
-        origin_mm = (-100.0, -90.5, 30.25 + 2.5 * start)
-        part = folder / f"{number}.dcm"
-        parts.append(
-            make_enhanced_ct(part, voxels_hu=voxels[start:stop], origin_mm=origin_mm, series_uid="1.2.3", edit=edit)
-        )
-    return parts
 
 
 def test_attributes_of_an_enhanced_frame_are_copied_byte_for_byte(tmp_path):

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from child_process import saved
-from dicom_fixtures import make_ct_series
+from dicom_fixtures import make_concatenation, make_ct_series
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.dicom_reader import read_series
+from ASCONDenoiseLib.worker import export
 
 
 def ijk_to_ras(volume) -> list[list[float]]:
@@ -77,3 +79,25 @@ def test_a_series_is_complete_or_not_there(a_worker, tmp_path, a_series):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "source"]
     (tmp_path / "derived").mkdir()
     assert a_worker.result("export", **request)["files"] == 4
+
+
+@pytest.mark.parametrize("downwards", [False, True])
+def test_a_concatenation_is_a_source_too(tmp_path, downwards):
+    """One volume in several multi-frame files, whose own headers tell no place."""
+    parts = make_concatenation(tmp_path / "source")
+    volume = read_series(tmp_path / "source")
+    turned = np.diag([1.0, 1.0, -1.0 if downwards else 1.0, 1.0])
+    geometry = export._geometry(np.array(ijk_to_ras(volume)) @ turned)
+    source = export._source_series(parts[::-1], geometry, len(volume.voxels))
+    step = -1 if downwards else 1
+    assert source.files == volume.source.files[::step] and source.frames == volume.source.frames[::step]
+    assert source.series_uid == volume.source.series_uid
+
+
+def test_a_concatenation_in_two_folders_is_named(tmp_path):
+    parts = make_concatenation(tmp_path / "source")
+    geometry = read_series(tmp_path / "source").geometry
+    (tmp_path / "other").mkdir()
+    moved = parts[1].rename(tmp_path / "other" / "2.dcm")
+    with pytest.raises(InputError, match="2 multi-frame files in 2 folders. Copy them into one folder"):
+        export._source_series([parts[0], moved], geometry, 6)

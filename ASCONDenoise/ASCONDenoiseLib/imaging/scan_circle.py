@@ -70,7 +70,8 @@ def mirror(slice_hu: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _beside(mask: np.ndarray) -> np.ndarray:
     """(H, W) -> where one of the four neighbours is in the mask."""
-    return _shifted(mask, 0, 1) | _shifted(mask, 1, 1)
+    found: np.ndarray = _shifted(mask, 0, 1) | _shifted(mask, 1, 1)
+    return found
 
 
 def _grown(mask: np.ndarray, reach: int) -> np.ndarray:

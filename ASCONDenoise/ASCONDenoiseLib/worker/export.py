@@ -69,8 +69,6 @@ def _source_series(files: list[Path], geometry: Geometry, slices: int) -> DicomS
     """The DICOM files that a volume came from, in the order of its slices."""
     import pydicom
 
-    from ASCONDenoiseLib.io.dicom_reader import read_series
-
     if not files:
         raise InputError(
             "The volume was not loaded from DICOM, so there is no header to derive one from. Save it as NRRD."
@@ -80,13 +78,11 @@ def _source_series(files: list[Path], geometry: Geometry, slices: int) -> DicomS
             f"{gone} of the {len(files)} DICOM files that the LDCT came from are gone. Import its series again."
         )
     normal = np.reshape(geometry.direction, (3, 3))[:, 2]
-    if len(files) == 1 and slices > 1:  # multi-frame; its frames ascend along rows x columns
-        volume = read_series(files[0])
-        own = np.reshape(volume.geometry.direction, (3, 3))[:, 2]
-        assert volume.source is not None  # since it was read from DICOM
-        return volume.source if own @ normal > 0 else replace(volume.source, frames=volume.source.frames[::-1])
+    files = list(dict.fromkeys(files))
+    if slices > len(files):  # multi-frame, in one file or in several; the frames ascend along rows x columns
+        return _multi_frame_source(files, normal)
     places = []
-    for file in dict.fromkeys(files):
+    for file in files:
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             place = float(np.asarray(header.ImagePositionPatient, float) @ normal)
@@ -95,3 +91,31 @@ def _source_series(files: list[Path], geometry: Geometry, slices: int) -> DicomS
         places.append((place, file, str(header.get("SeriesInstanceUID", ""))))
     places.sort(key=lambda place: place[0])
     return DicomSeries(places[0][2], "", tuple(file for _, file, _ in places), len(places))
+
+
+def _multi_frame_source(files: list[Path], normal: np.ndarray) -> DicomSeries:
+    """The frames that a volume came from, in the order of its slices: of one file, or of a concatenation's files."""
+    import pydicom
+
+    from ASCONDenoiseLib.io.dicom_reader import read_series
+
+    if len(files) == 1:
+        volume = read_series(files[0])
+    else:
+        folders = {file.parent for file in files}
+        if len(folders) > 1:
+            raise InputError(
+                f"The LDCT lies in {len(files)} multi-frame files in {len(folders)} folders. Copy them into one folder "
+                "and import them again, or denoise that folder by `ascon denoise`."
+            )
+        header = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=True)
+        volume = read_series(folders.pop(), str(header.get("SeriesInstanceUID", "")))
+    assert volume.source is not None  # since it was read from DICOM
+    if strangers := {*volume.source.files} - {*files}:
+        raise InputError(
+            f"{len(strangers)} other files of the LDCT's series lie beside those that it was loaded from, as "
+            f"{min(strangers).name}. Put them elsewhere, then import the series again."
+        )
+    source = volume.source
+    own = np.reshape(volume.geometry.direction, (3, 3))[:, 2]
+    return source if own @ normal > 0 else replace(source, files=source.files[::-1], frames=source.frames[::-1])
