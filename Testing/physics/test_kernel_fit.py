@@ -30,7 +30,7 @@ def anatomy(rng, sd_hu):
 
 
 @pytest.mark.parametrize("kernel", [Kernel(0.38, 2.0), Kernel(0.50, 2.2), Kernel(0.55, 2.8)])
-@pytest.mark.parametrize("anatomy_hu", [0.0, 12.0])
+@pytest.mark.parametrize("anatomy_hu", [0.0, 40.0])
 def test_a_kernel_is_found_through_anatomy(kernel, anatomy_hu):
     rng = np.random.default_rng(3)
     found = measure_kernel(50 + anatomy(rng, anatomy_hu) + noise(rng, kernel), SPACING_MM)
