@@ -12,7 +12,7 @@ stand the notes of the calibrations.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +35,11 @@ KNOWN = ((Kernel(0.36, 1.8), 4e5), (Kernel(0.45, 2.2), 1e5), (Kernel(0.45, 2.2),
 
 @dataclass
 class Found:
-    """What one calibration found, as cells of a table, and its notes."""
+    """What one calibration found, as cells of a table, as settings of a quarter dose, and its notes."""
 
     cells: list[str]
     notes: tuple[str, ...] = ()
+    quarter: DoseSettings | None = None
 
 
 def calibrated(voxels: np.ndarray, spacing_mm: tuple[float, float, float], settings: DoseSettings) -> Found:
@@ -49,7 +50,8 @@ def calibrated(voxels: np.ndarray, spacing_mm: tuple[float, float, float], setti
     thousands = " ".join(f"{n / 1000:.0f}" for n in np.quantile(photons, (0, 0.5, 1)))
     coarse = f"{coarse_power(kernel, spacing_mm[0]):.2f}"
     cells = [f"{kernel.cutoff_per_mm:.2f}", f"{kernel.order:.1f}", thousands, coarse]
-    return Found(cells, calibration.doubts(photons, kernel, settings))
+    quarter = replace(settings, dose=0.25, photons=float(np.median(photons)), kernel=kernel)
+    return Found(cells, calibration.doubts(photons, kernel, settings), quarter)
 
 
 def coarse_power(kernel: Kernel, pixel_mm: float) -> float:
@@ -93,9 +95,11 @@ def known_phantoms() -> None:
         for kernel, photons in KNOWN:
             truth = DoseSettings(kernel=kernel, photons=photons, views=VIEWS, seed=1)
             ndct = np.rint(dose.scan(clean, spacing_mm, truth)).astype(np.int16)
-            unknown = DoseSettings(dose=0.25, views=VIEWS)
-            found = calibrated(ndct, spacing_mm, unknown)
-            added = dose.simulate(ndct.astype(np.float32), spacing_mm, unknown).voxels - ndct
+            found = calibrated(ndct, spacing_mm, DoseSettings(views=VIEWS))
+            added = "-"
+            if found.quarter:
+                noise = dose.simulate(ndct.astype(np.float32), spacing_mm, found.quarter).voxels - ndct
+                added = f"{measured_coarse_power(noise, spacing_mm):.2f}"
             rows.append(
                 [
                     kind,
@@ -103,7 +107,7 @@ def known_phantoms() -> None:
                     f"{photons / 1000:.0f}",
                     *found.cells,
                     f"{coarse_power(kernel, spacing_mm[0]):.2f}",
-                    f"{measured_coarse_power(added, spacing_mm):.2f}",
+                    added,
                 ]
             )
             notes += [f"{kind}, {kernel}: {note}" for note in found.notes]
