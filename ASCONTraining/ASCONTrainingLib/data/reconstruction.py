@@ -19,7 +19,7 @@ from scipy import fft, optimize
 
 from ASCONDenoiseLib.physics.settings import KERNELS, STANDARD_KERNEL, Kernel
 
-ORDERS = (1.6, 3.0)
+ORDERS = (1.8, 3.0)
 """Of the kernels that are drawn: those of the soft and the sharp one of `physics.settings.KERNELS`."""
 
 MARGIN = 8

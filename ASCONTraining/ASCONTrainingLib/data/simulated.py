@@ -76,7 +76,7 @@ def prepare_simulated(
         raise InputError(f"The dose must be above 0 and below 1, or two such numbers in ascending order; got {dose}.")
     if phantoms < 0 or (src is None and phantoms == 0):
         raise InputError("There is nothing to simulate from: give a folder of normal-dose volumes, or phantoms.")
-    simulator = _Simulator(simulate or physics.simulate, scan or physics.scan, doses, seed, device, phantom_shape)
+    simulator = _Simulator(simulate or physics.simulate, scan or physics.scan, doses, seed, device, phantom_shape, log)
     patients = {} if src is None else _without(Path(src), _normal_dose_volumes(Path(src), log), leave_out)
     names = [f"phantom{number}" for number in range(phantoms)]
     chosen = read_split(split) if split else automatic_split(patients or names, seed)
@@ -152,6 +152,9 @@ class PhantomScans:
     photons: tuple[float, float] = (2e5, 2e7)
 
 
+KERNEL_ORDERS = (1.8, 3.0)
+"""Of the kernels of phantoms: those of the soft and the sharp one of `physics.settings.KERNELS`."""
+
 PHANTOMS = (
     PhantomScans("abdomen", (320.0, 450.0)),
     PhantomScans("chest", (320.0, 450.0)),
@@ -169,6 +172,7 @@ class _Simulator:
     seed: int
     device: str
     phantom_shape: tuple[int, int, int]
+    log: Log
 
     def plan(self, name: str, patient: str, split: str, source: SourceVolume) -> VolumePlan:
         def make() -> PairedVolume:
@@ -187,7 +191,7 @@ class _Simulator:
             s, h, w = self.phantom_shape
             view_mm = _log_uniform(scans.view_mm, random)
             spacing_mm = (view_mm / w, view_mm / h, _log_uniform(scans.slice_mm, random))
-            kernel = Kernel(_log_uniform(scans.cutoffs_per_mm, random), random.uniform(1.6, 3.0))
+            kernel = Kernel(_log_uniform(scans.cutoffs_per_mm, random), random.uniform(*KERNEL_ORDERS))
             anatomy = getattr(phantoms, scans.anatomy)
             phantom = anatomy(int(random.integers(2**31)), (s, h, w), spacing_mm, psf_mm=psf_mm(kernel))
             photons = _log_uniform(scans.photons, random)
@@ -212,6 +216,8 @@ class _Simulator:
         seed = int(self._random(name).integers(2**31))
         settings = DoseSettings(dose=self._dose(name), photons=photons, kernel=kernel, seed=seed)
         simulation = self.simulate(ndct, spacing_mm, settings, device=self.device, padding_hu=padding_hu)
+        for note in simulation.notes:
+            self.log(f"{name}: {note}")
         return PairedVolume(ndct, to_int16(simulation.voxels), spacing_mm)
 
     def _dose(self, name: str) -> float:

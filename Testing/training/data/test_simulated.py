@@ -26,7 +26,8 @@ def fake_simulate(calls):
 
     def simulate(voxels, spacing_mm, settings, *, device, padding_hu):
         calls.append(SimpleNamespace(settings=settings, spacing_mm=spacing_mm, device=device, padding_hu=padding_hu))
-        return SimpleNamespace(voxels=voxels + np.int16(settings.seed % 50 + 1))
+        notes = ("The photons are doubtful.",)
+        return SimpleNamespace(voxels=voxels + np.int16(settings.seed % 50 + 1), notes=notes)
 
     return simulate
 
@@ -63,6 +64,7 @@ def test_simulated_pairs_from_files_and_dicom(tmp_path):
     assert [call.padding_hu for call in calls] == [None, -2024.0, None]
     assert calls[0].spacing_mm == pytest.approx((0.7, 0.7, 3.0))
     assert "1 volumes say that they are low dose and are left out." in log
+    assert "b-study-series: The photons are doubtful." in log
 
 
 def test_normal_dose_series_are_told_by_their_description_in_a_tree_of_uids(tmp_path):
