@@ -29,10 +29,8 @@ from ASCONDenoiseLib.panel.sections.export import ExportSection
 from ASCONDenoiseLib.panel.sections.model_chooser import ModelChooser
 from ASCONDenoiseLib.panel.sections.numbers import NumbersSection
 from ASCONDenoiseLib.panel.sections.quality import QualitySection
+from ASCONDenoiseLib.panel.sections.strength import StrengthSection
 from ASCONDenoiseLib.panel.task_button import TaskButton
-
-PRESETS = {"mild": 50, "standard": 75, "strong": 100}
-"""Strength in percent."""
 
 NODES = ("inputVolume", "referenceVolume", "outputVolume", "anatomy")
 """The choices that are nodes."""
@@ -101,13 +99,12 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.context = context = PanelContext(ui, logic, self._update)
         self.task = TaskButton("denoise", context, (ui.denoiseButton, ui.progressBar, ui.statusLabel))
         self.modelChooser = ModelChooser(context)
+        self.strength = StrengthSection(context)
         self.compare = CompareSection(context)
         self.numbers = NumbersSection(context)
         self.quality = QualitySection(context)
         self.anatomy = AnatomySection(context)
         self.export = ExportSection(context)
-        for name, percent in PRESETS.items():
-            getattr(ui, f"{name}Button").clicked.connect(lambda _on, percent=percent: self.setStrength(percent))
         ui.strengthSlider.valueChanged.connect(self.onStrength)
         ui.denoiseButton.clicked.connect(self.onDenoiseButton)
         scene = slicer.mrmlScene
@@ -227,7 +224,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         choices = self._parameterNode
         self._observeInput(choices.inputVolume if choices else None)
         self._warn(choices)
-        for section in (self.modelChooser, self.anatomy, self.compare, self.quality, self.export):
+        for section in (self.modelChooser, self.strength, self.anatomy, self.compare, self.quality, self.export):
             section.update()
         if choices is None:
             self.ui.denoiseButton.enabled = False
@@ -262,11 +259,9 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # Denoising
 
-    def setStrength(self, percent: float) -> None:
-        self._parameterNode.strength = percent
-
     def onStrength(self, percent: float) -> None:
         self.logic.setStrength(percent / 100)
+        self.strength.update()
         self.compare.labelPanes()
         self.quality.onStrength()
 

@@ -210,12 +210,55 @@ class WarningTest(PanelTestCase):
             path.write_text(card)
 
 
+def noise_hu(voxels) -> float:
+    """Standard deviation less a smooth image: means of 11 columns."""
+    kernel = np.ones(11) / 11
+    smooth = np.apply_along_axis(lambda row: np.convolve(row, kernel, "same"), 2, voxels)
+    return float((voxels - smooth)[:, 10:-10, 10:-10].std() / np.sqrt(1 - 1 / 11))
+
+
 class StrengthTest(PanelTestCase):
     def test_presets(self):
         for button, percent in ((self.ui.mildButton, 50), (self.ui.standardButton, 75), (self.ui.strongButton, 100)):
             button.click()
             self.assertEqual(self.ui.strengthSlider.value, percent)
             self.assertEqual(self.choices.strength, percent)
+
+    def test_the_strength_says_what_it_means_and_is_chosen_by_its_target(self):
+        ui = self.ui
+        for button in (ui.halfNoiseButton, ui.normalDoseButton):
+            self.assertFalse(button.enabled)
+            self.assertIn("Denoise first", toolTip(button))
+        self.assertEqual(ui.noiseLabel.text, "")
+        y, x = np.mgrid[:96, :96]
+        noisy = 45 + 10 * np.sin(x / 20) + np.random.default_rng(0).normal(0, 30, (4, 96, 96))
+        self.choices.inputVolume = makeVolume("noisy", np.rint(noisy).astype(np.int16), tilt=0)
+        full = self.denoise().copy()
+        self.settle()
+        noise = self.logic.noise()
+        before, after = (noise_hu(np.rint(noisy) + s * (full - np.rint(noisy))) for s in (0, 1))
+        self.assertAlmostEqual(noise.at(0), before, delta=2)
+        self.assertAlmostEqual(noise.at(1), after, delta=2)
+        percent = "100\N{NO-BREAK SPACE}%"
+        words = f"{percent}: {noise.at(0):.0f} \N{RIGHTWARDS ARROW} {noise.at(1):.0f} HU of noise in soft tissue"
+        self.assertEqual(ui.noiseLabel.text, words)
+        ui.normalDoseButton.click()
+        self.assertIn("No file says the dose", ui.statusLabel.text)
+        self.assertEqual(ui.strengthSlider.value, 100)
+        ui.doseSpinBox.value = 81
+        self.assertEqual(self.choices.dosePercent, 81)
+        ui.normalDoseButton.click()
+        self.logic.wait()
+        strength = noise.strength_for(0.9 * noise.at(0))
+        self.assertAlmostEqual(ui.strengthSlider.value, 100 * strength)
+        output = self.choices.outputVolume
+        self.assertEqual(output.GetAttribute("ASCON.StrengthTarget"), "normal-dose")
+        self.assertEqual(output.GetAttribute("ASCON.Dose"), "0.81")
+        self.assertAlmostEqual(float(output.GetAttribute("ASCON.Strength")), strength)
+        ui.strengthSlider.value = 30
+        self.logic.wait()
+        self.assertIsNone(output.GetAttribute("ASCON.StrengthTarget"))
+        self.assertTrue(ui.noiseLabel.text.startswith("30"))
 
     def test_slider_after_a_run_blends_without_the_network(self):
         self.denoise()

@@ -16,6 +16,7 @@ from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
 from ASCONDenoiseLib.errors import AsconError, Cancelled, InputError
+from ASCONDenoiseLib.imaging.strength import NoiseByStrength, Target
 from ASCONDenoiseLib.models import suitability
 from ASCONDenoiseLib.models.card import load_card
 from ASCONDenoiseLib.models.files import find_model
@@ -51,6 +52,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         self.tasks = Tasks(lambda task, event: self.onProgress(task, event), self._onTaskEnd)
         self.run: operations.Run | None = None
         self.strength = 1.0
+        self._target: Target | None = None  # what the strength was chosen for, until another is set
         self.differencePair: tuple[Volume, Volume] | None = None
         self.points = 2000
         self.installing = False
@@ -205,15 +207,14 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         """
         if reason := self.obstacle(inputVolume, model=model):
             raise InputError(reason)
-        work = operations.anatomy(
-            inputVolume, before, clusters=clusters, points=self.points, translate=_, **self._means(model, device)
-        )
+        means = self._means(model, device) | {"facts": self._facts(inputVolume)}
+        work = operations.anatomy(inputVolume, before, clusters=clusters, points=self.points, translate=_, **means)
         return self.tasks.start("anatomy", work, [inputVolume])
 
     def _means(self, model: str, device: str) -> dict[str, Any]:
         database = openDatabase()
         return {
-            "model": str(find_model(model or None)),
+            "model": str(find_model(model)) if model else None,
             "device": device,
             "file_for_instance": database.fileForInstance if database else None,
             "parent": slicer.app.temporaryPath,
@@ -225,10 +226,26 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
 
     def setStrength(self, strength: float) -> None:
         """Sets the strength (0 to 1) of the next result and the last one: visible slices at once, the others soon."""
+        if strength != self.strength:
+            self._target = None
         self.strength = strength
         if self.run is not None and not self.tasks.busy("denoise"):
             operations.blend_shown(self.run, strength, slicer.util.getNodesByClass("vtkMRMLSliceNode"))
             self._blendTimer.start(BLEND_DELAY_MS)
+
+    def noise(self) -> NoiseByStrength | None:
+        """What each strength leaves of the noise in the last result; None where nobody knows."""
+        return None if self.run is None else self.run.noise
+
+    def chooseStrength(self, target: Target) -> str:
+        """Sets the strength of the last result by the noise that is to be left.
+
+        Returns a sentence where the target is missed, else "".
+        """
+        strength, note = target.strength(self.noise())
+        self.setStrength(strength)
+        self._target = target
+        return note
 
     def showDifference(self, inputVolume: Volume, outputVolume: Volume, rangeHu: float | None) -> None:
         """Wants denoised less LDCT from now on; it is computed again for another result. `onEnd` gets each new node.
@@ -344,7 +361,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         if run is not None and run.strength != self.strength:
             if not (tasks.busy("blend") and self._blending == self.strength):
                 self._blending = self.strength
-                tasks.start("blend", operations.blend_all(run, self.strength), run.nodes())
+                tasks.start("blend", operations.blend_all(run, self.strength, self._target), run.nodes())
         elif pair is not None and self.differenceOf(*pair) is None and not tasks.busy("blend", "difference"):
             tasks.start("difference", self._makeDifference(*pair), pair)
         elif run is not None and run.measured != run.strength and not tasks.busy():

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU
+from ASCONDenoiseLib.imaging.strength import NoiseByStrength, Target
 from ASCONDenoiseLib.scene import anatomy_nodes
 from ASCONDenoiseLib.scene.body import difference_limit
 from ASCONDenoiseLib.scene.compare_layout import shown_planes
@@ -71,6 +72,7 @@ class Run:
         strength: of `output`, 0 to 1.
         measured: the strength for which the numbers were measured; None: not yet.
         facts: the worker's result: model, device, precision, seconds, notes, warnings, times.
+        noise: what each strength leaves of the noise, or None.
     """
 
     folder: Path
@@ -81,6 +83,7 @@ class Run:
     strength: float = 1.0
     measured: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    noise: NoiseByStrength | None = None
 
     def file(self, name: str) -> str:
         """Path of the voxels called "ldct", "ndct", "full" (of strength 1), "blended" or "shown"."""
@@ -149,6 +152,8 @@ def denoise(
             "padding_hu": padding_hu,
             "facts": facts,
         }
+        if sd_hu := run.facts.pop("noise_by_strength", None):
+            run.noise = NoiseByStrength(tuple(sd_hu))
         run.strength = strength()
         image = new_image(voxels.shape, voxels.dtype)
         target = image_array(image)
@@ -196,8 +201,8 @@ def blend_shown(run: Run, strength: float, views: list[Any]) -> None:
         voxels_modified(run.difference)
 
 
-def blend_all(run: Run, strength: float) -> Operation:
-    """Changes the strength of the whole result, which the worker blends; returns the Run."""
+def blend_all(run: Run, strength: float, target: Target | None = None) -> Operation:
+    """Changes the strength of the whole result, which the worker blends, to what it is for; returns the Run."""
     yield {
         "command": "blend",
         "input": run.file("ldct"),
@@ -208,7 +213,7 @@ def blend_all(run: Run, strength: float) -> Operation:
     voxels = volume_array(run.output)
     yield from copy_in_pieces(run.voxels("blended"), voxels)
     run.strength = strength
-    set_strength(run.output, strength)
+    set_strength(run.output, strength, target)
     voxels_modified(run.output)
     if run.difference is not None:
         yield from subtract_in_pieces(voxels, run.voxels("ldct"), volume_array(run.difference))
@@ -270,6 +275,7 @@ def anatomy(
     points: int,
     file_for_instance: Callable[[str], str] | None,
     parent: str,
+    facts: dict[str, Any] | None = None,
     translate: Callable[[str], str] = str,
 ) -> Operation:
     """Clusters a volume by a model's features; returns the segmentation node, from which `anatomy_nodes` finds the
@@ -280,13 +286,13 @@ def anatomy(
         before: an earlier segmentation node, used again where it is of the same volume; or None.
         clusters: how many.
         points: how many the scatter plot shows.
-        model, device, file_for_instance, parent: as in `denoise`.
+        model, device, file_for_instance, parent, facts: as in `denoise`.
         translate: a function that translates texts.
     """
     with private_folder(parent) as folder:
         files = {name: str(folder / name) for name in ("ldct.npy", "labels.npy", "points.npz")}
         padding_hu = yield from _hand_over(source, files["ldct.npy"], file_for_instance)
-        facts = yield {
+        found = yield {
             "command": "cluster",
             "input": files["ldct.npy"],
             "output": files["labels.npy"],
@@ -297,6 +303,7 @@ def anatomy(
             "padding_hu": padding_hu,
             "clusters": clusters,
             "points": points,
+            "facts": facts,
         }
         image = anatomy_nodes.new_label_image(source)
         yield from copy_in_pieces(np.load(files["labels.npy"], mmap_mode="r"), image_array(image))
@@ -304,7 +311,7 @@ def anatomy(
             sample_points = dict(arrays)
     if before is not None and (before.GetScene() is None or anatomy_nodes.volume_of(before) is not source):
         before = None
-    return anatomy_nodes.show_anatomy(source, image, facts, sample_points, before, translate)
+    return anatomy_nodes.show_anatomy(source, image, found, sample_points, before, translate)
 
 
 def save_dicom(volume: Any, files: list[str], folder: str, *, parent: str) -> Operation:

@@ -9,6 +9,7 @@ from typing import Any
 import slicer
 
 from ASCONDenoiseLib import __version__
+from ASCONDenoiseLib.imaging.strength import Target
 
 INPUT_ROLE = "ASCON.Input"
 """Node reference from a result to the volume it was made from."""
@@ -36,9 +37,15 @@ def set_provenance(node: slicer.vtkMRMLNode, source: slicer.vtkMRMLScalarVolumeN
     node.SetNodeReferenceID(INPUT_ROLE, source.GetID())
 
 
-def set_strength(node: slicer.vtkMRMLScalarVolumeNode, strength: float) -> None:
-    """Notes that the volume now holds another strength."""
+def set_strength(node: slicer.vtkMRMLScalarVolumeNode, strength: float, target: Target | None = None) -> None:
+    """Notes that the volume now holds another strength, and what that was chosen for."""
     node.SetAttribute("ASCON.Strength", _text(strength))
+    dose = None if target is None or target.dose is None else _text(target.dose)
+    for name, value in {"StrengthTarget": target and target.name, "Dose": dose}.items():
+        if value is None:
+            node.RemoveAttribute(f"ASCON.{name}")
+        else:
+            node.SetAttribute(f"ASCON.{name}", value)
 
 
 def provenance(node: slicer.vtkMRMLNode) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """The jobs of the worker, one function per command, and what a request for each of them says.
 
 A request is a dataclass: its fields are those of the JSON object. Volumes (S, H, W) are .npy files, `spacing_mm` is
-(x, y, z), `model` a name or path (None: the default), `device` as in `devices.pick_device`. A function takes the job,
-its request and the model that was used last, says that it has started once all is at hand, and returns the result.
+(x, y, z), `model` a name or path (None: as `files.choose_model` has it), `device` as in `devices.pick_device`. A
+function takes the job, its request and the model that was used last, says that it has started once all is at hand, and
+returns the result.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 
 from ASCONDenoiseLib.checked_json import FieldError
 from ASCONDenoiseLib.errors import InputError, is_out_of_memory
+from ASCONDenoiseLib.imaging.strength import noise_by_strength
 from ASCONDenoiseLib.models.card import ModelCard
+from ASCONDenoiseLib.models.files import choose_model
 from ASCONDenoiseLib.physics.settings import DoseSettings, phantom_settings
 from ASCONDenoiseLib.worker import quality_jobs
 from ASCONDenoiseLib.worker.export import ExportRequest, export
@@ -91,12 +94,15 @@ class DenoiseRequest:
 
 
 def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
-    """Returns device, precision, seconds, model (name, version, sha256, path), and sentences for the user.
+    """Returns device, precision, seconds, model (name, version, sha256, path), noise, and sentences for the user.
+
+    The noise is `strength.NoiseByStrength.sd_hu`, null where it cannot be measured.
 
     Those are notes, of what happened, and warnings, of whether the volume suits the model.
     """
     voxels = read_voxels(request.input)
-    path, card, network = warm.load(job, request.model)
+    chosen, note = choose_model(request.model, len(voxels), lambda: _on_gpu(job, request.device))
+    path, card, network = warm.load(job, str(chosen))
     from ASCONDenoiseLib.models import inference
     from ASCONDenoiseLib.models.devices import free_reserved_memory
 
@@ -112,13 +118,15 @@ def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
             out=job.new_output(request.output, voxels.shape, voxels.dtype),
         )
     free_reserved_memory()
+    noise = None if request.facts is None else noise_by_strength(voxels, result.voxels, request.facts.spacing_mm)
     return {
         "device": result.device,
         "precision": result.precision,
         "seconds": result.seconds,
-        "notes": list(result.notes),
+        "notes": [*([note] if note else []), *result.notes],
         "warnings": request.warnings(voxels, card),
         "model": _model_facts(path, card),
+        "noise_by_strength": None if noise is None else [round(sd_hu, 3) for sd_hu in noise.sd_hu],
     }
 
 
@@ -402,6 +410,13 @@ def _check_alike(*volumes: np.ndarray) -> None:
 
 def _model_facts(path: Path, card: ModelCard) -> dict[str, str]:
     return {"name": card.name, "version": card.version, "sha256": card.sha256, "path": str(path)}
+
+
+def _on_gpu(job: Job, device: str) -> bool:
+    import_torch(job)
+    from ASCONDenoiseLib.models.devices import pick_device
+
+    return pick_device(device).type != "cpu"
 
 
 def _started(job: Job, device: str = "auto", *, in_64_bits: bool = False) -> torch.device:

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 from ASCONDenoiseLib import messages
 from ASCONDenoiseLib.errors import AsconError, InputError
 from ASCONDenoiseLib.models.card import load_card
-from ASCONDenoiseLib.models.files import DEFAULT_MODEL, find_model, import_model, list_models
+from ASCONDenoiseLib.models.files import DEFAULT_MODEL, fast_model, find_model, import_model, list_models
 from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.installation import torchInstalled
 
@@ -38,10 +38,13 @@ class ModelChooser:
 
     def _fillModels(self) -> None:
         ui, choices = self.panel.ui, self.panel.choices
+        automatic = fast_model() is not None  # without a fast model there is nothing to choose from
         items = [
-            (f"{card.name} {card.version}", "" if path.stem == DEFAULT_MODEL else path.stem)
+            (f"{card.name} {card.version}", "" if path.stem == DEFAULT_MODEL and not automatic else path.stem)
             for card, path in list_models()
         ]
+        if automatic:
+            items.insert(0, (_("Automatic: fast without a GPU"), ""))
         if items and not choices.model and all(name for _text, name in items):  # no default model is shipped
             choices.model = items[0][1]
         _fill(ui.modelComboBox, items, choices.model)
