@@ -57,8 +57,11 @@ class QualitySection(VTKObservationMixin):
         self._drawn: list[Any] = []  # the nodes that are followed
         self._run: Any = None  # what the section is about
         self._notes: list[str] = []  # what cannot be measured
+        self._found = ""  # what is said of the places
         self._inspected: Mapping[str, Any] | None = None  # the worker's answer
         self._map: Any = None  # the volume node over the slices
+        for button in (ui.spectrumButton, ui.profileButton):
+            button.clicked.connect(self.onLayoutChanged)  # one chart takes the place of the other
         for name in DRAWN:
             selector = getattr(ui, f"{name}Selector")
             selector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node, name=name: self.onDrawnChosen(name, node))
@@ -211,7 +214,8 @@ class QualitySection(VTKObservationMixin):
         fillTable(self.ui.placesTable, place_rows(places[:MAX_PLACES], _=_) if places else [])
         found = _("{count} places where it was not noise.").format(count=len(places)) if places else _("It was noise.")
         strength = _("At strength {percent} %.").format(percent=f"{100 * self._run.strength:.0f}")
-        self.inspectTask.say(f"{found} {strength}")
+        self._found = f"{found} {strength}"
+        self.inspectTask.say(self._found)
         self.ui.overlayComboBox.enabled = True
         self._showMap()
 
@@ -254,9 +258,16 @@ class QualitySection(VTKObservationMixin):
         if quality_operations.MAPS[index - 1] == "consistency":
             quality_nodes.style_consistency_map(node, self._inspected["z_limit"])
             quality_nodes.show_map(node, "SD")
+            self._sayScale(_("Colours: HU fell (blue) or rose (red), to {limit} SD of the noise."), "z_limit")
         else:
             quality_nodes.style_noise_map(node, self._inspected["noise_limit_hu"])
             quality_nodes.show_map(node, "HU")
+            self._sayScale(_("Colours: noise of 0 (dark) to {limit} HU (bright), SD."), "noise_limit_hu")
+
+    def _sayScale(self, text: str, limit: str) -> None:
+        """Beside the legend in the views, which Slicer may not draw for a map over other layers."""
+        assert self._inspected is not None
+        self.inspectTask.say(f"{self._found} {text.format(limit=f'{self._inspected[limit]:.3g}')}")
 
     # Tasks
 
