@@ -212,7 +212,8 @@ def test_what_can_be_refused_is_refused_before_the_network_runs(tmp_path, capsys
     assert [line["event"] for line in lines] == ["error"] and not (tmp_path / output).exists()
 
 
-def test_many_slices_without_a_gpu_are_denoised_by_the_fast_model(tmp_path, capsys):
+def test_many_slices_without_a_gpu_are_denoised_by_the_fast_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(files, "AUTOMATIC_FAST", True)
     for name, hu in ((DEFAULT_MODEL, 5), (files.FAST_MODEL, -30)):
         network = Shift()
         network.hu.data.fill_(hu)

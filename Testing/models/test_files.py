@@ -520,7 +520,8 @@ def test_models_are_listed_verified_and_imported_without_torch(a_model, a_user_f
 
 
 @pytest.fixture
-def the_shipped_two(a_shipped_folder) -> Path:
+def the_shipped_two(a_shipped_folder, monkeypatch) -> Path:
+    monkeypatch.setattr(files, "AUTOMATIC_FAST", True)
     for name in (files.DEFAULT_MODEL, files.FAST_MODEL):
         save_model(tiny(3), A_CARD, a_shipped_folder / f"{name}.safetensors")
     return a_shipped_folder
@@ -549,6 +550,12 @@ def test_the_model_for_a_volume(the_shipped_two, name, slices, gpu, chosen):
     assert path.stem == chosen
     said = name is None and chosen == files.FAST_MODEL
     assert (f"{slices} slices and there is no GPU" in note) == said and bool(note) == said
+
+
+def test_the_automatic_choice_leaves_the_fast_model_where_that_is_not_as_good(the_shipped_two, monkeypatch):
+    monkeypatch.setattr(files, "AUTOMATIC_FAST", False)
+    assert files.choose_model(None, 300, lambda: False) == (find_model("best"), "")
+    assert files.choose_model("fast", 300, lambda: False)[0].stem == files.FAST_MODEL
 
 
 def test_without_a_fast_model_the_default_is_taken_and_said(the_shipped_two):

@@ -39,6 +39,9 @@ FAST_MODEL = "ascon-fast"
 BEST, FAST = "best", "fast"
 """What may be asked for instead of a name: the default model, and the fast one or, where it is missing, the default."""
 
+AUTOMATIC_FAST = False
+"""Whether the automatic choice may take the fast model: not before that is as good as the default one."""
+
 MANY_SLICES = 60
 """From so many slices on, the automatic choice takes the fast model where there is no GPU: the other needs minutes."""
 
@@ -119,7 +122,8 @@ def choose_model(name: str | Path | None, slices: int, on_gpu: Callable[[], bool
     """Weights file of the model for a volume, and a sentence for the user where another than the default was taken.
 
     Args:
-        name: as in `find_model`; None chooses: the fast model for many slices without a GPU, else the default.
+        name: as in `find_model`; None is the default, or, with AUTOMATIC_FAST, the fast model for many slices without a
+            GPU.
         slices: of the volume.
         on_gpu: whether the network is going to run on a GPU; asked where it matters only, since it needs torch.
 
@@ -130,7 +134,7 @@ def choose_model(name: str | Path | None, slices: int, on_gpu: Callable[[], bool
     if name == FAST and fast_model() is None:
         return path, f"There is no fast model ({FAST_MODEL}) here: {path.stem} was taken."
     fast = fast_model()
-    if name is None and fast is not None and slices >= MANY_SLICES and not on_gpu():
+    if AUTOMATIC_FAST and name is None and fast is not None and slices >= MANY_SLICES and not on_gpu():
         return fast, (
             f"The fast model was taken, since the volume has {slices} slices and there is no GPU. The other one is "
             "better and takes minutes: choose it by name, or as best."

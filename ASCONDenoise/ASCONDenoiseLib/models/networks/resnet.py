@@ -44,4 +44,5 @@ class ResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range -> the denoised image, the same shape."""
-        return x - self.noise(self.blocks(self.first(x))).to(x.dtype)
+        noise: torch.Tensor = self.noise(self.blocks(self.first(x)))
+        return x - noise.to(x.dtype)

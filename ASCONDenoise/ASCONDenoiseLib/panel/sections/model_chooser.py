@@ -10,8 +10,9 @@ from slicer.i18n import tr as _
 
 from ASCONDenoiseLib import messages
 from ASCONDenoiseLib.errors import AsconError, InputError
+from ASCONDenoiseLib.models import files
 from ASCONDenoiseLib.models.card import load_card
-from ASCONDenoiseLib.models.files import DEFAULT_MODEL, fast_model, find_model, import_model, list_models
+from ASCONDenoiseLib.models.files import DEFAULT_MODEL, find_model, import_model, list_models
 from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.installation import torchInstalled
 
@@ -38,7 +39,7 @@ class ModelChooser:
 
     def _fillModels(self) -> None:
         ui, choices = self.panel.ui, self.panel.choices
-        automatic = fast_model() is not None  # without a fast model there is nothing to choose from
+        automatic = files.AUTOMATIC_FAST and files.fast_model() is not None  # else there is nothing to choose from
         items = [
             (f"{card.name} {card.version}", "" if path.stem == DEFAULT_MODEL and not automatic else path.stem)
             for card, path in list_models()
