@@ -52,7 +52,7 @@ def need(tool: str, package: str) -> str:
     return found
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 30, every_s: float = 0.05) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 120, every_s: float = 0.05) -> Any:
     """What it returns, once that is true."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -66,7 +66,7 @@ def configuration(folder: Path, port: int, model: Path, destinations: str, **mor
     """A node's configuration file; `more` are lines for its sections, "top" for those before them."""
     file = folder / "node.toml"
     file.write_text(f"""
-quiet_s = 1.0
+quiet_s = {more.get("quiet_s", "2.0")}
 device = "cpu"
 {more.get("top", "")}
 [listen]
@@ -107,7 +107,7 @@ def storescu(
     command = [tool, "-v", "-aet", caller, "-aec", called, "-to", "5", *options, *address, "+sd", "+r"]
     at_once = os.environ | {"TCP_NODELAY": "1"}  # else each object waits 40 ms for the acknowledgement of its head
     whole = [*command, *map(str, files)]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=120, check=False, env=at_once)
+    return subprocess.run(whole, capture_output=True, text=True, timeout=300, check=False, env=at_once)
 
 
 class Orthanc:
@@ -139,7 +139,7 @@ class Orthanc:
         log = (self.folder / "log").open("ab")
         command = [need("Orthanc", "orthanc"), str(self.folder / "orthanc.json")]
         self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._answers, 30)
+        wait_for(self._answers)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -197,7 +197,7 @@ class NodeProcess:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        wait_for(listens, 30)
+        wait_for(listens)
 
     def kill(self) -> None:
         """As kill -9 does."""

@@ -32,7 +32,7 @@ CURVES = ("tensorboard>=2.15",)
 NODE = ("pynetdicom>=3", "prometheus_client>=0.20")
 """`ascon node`, besides."""
 
-BATCH = ("distributed>=2024.8",)
+BATCH = ("dask>=2024.8", "distributed>=2024.8")
 """`ascon batch`, besides."""
 
 COMPARISON = ("bm3d",)

@@ -33,7 +33,8 @@ MAY_IMPORT = {
         "scene": "errors imaging io models messages",
         "panel": "errors requirements imaging models messages scene",
         "node": "errors checked_json io models reports",
-        "commands": "errors requirements imaging physics io models messages reports node",
+        "batch": "errors imaging io models worker reports node",
+        "commands": "errors requirements imaging physics io models messages reports node batch",
         "__main__": "commands",
     },
     "ASCONTrainingLib": {
@@ -47,7 +48,7 @@ MAY_IMPORT = {
 }
 """Room (folder, or file outside of any) -> rooms of the same package that it may know. Arrows point up this list only.
 What ASCONTrainingLib may know of ASCONDenoiseLib: all but what needs Slicer, and commands/ only from its commands/."""
-MAY_USE_TORCH = ("physics", "models", "worker", "commands")
+MAY_USE_TORCH = ("physics", "models", "worker", "batch", "commands")
 """Rooms of ASCONDenoiseLib whose files may import torch, inside functions at least."""
 QT_SIDE = ("scene", "panel")
 """Rooms of ASCONDenoiseLib that may import Slicer; the module's own file besides."""

@@ -64,7 +64,7 @@ PURPOSES = {
     "anatomy": (ANATOMY, (), ANATOMY_FILES | {"ASCONDenoiseLib.worker.jobs"}, set()),
     "report": (REPORT, (), {"ASCONDenoiseLib.reports.curves"}, set()),
     "training": (TRAINING, (*CURVES, *COMPARISON), files_run("ASCONTrainingLib") - ANATOMY_FILES, set()),
-    "command": (COMMAND, NODE, files_run("ASCONDenoiseLib.commands"), set()),
+    "command": (COMMAND, (*NODE, *BATCH), files_run("ASCONDenoiseLib.commands"), set()),
 }
 """Purpose -> its list, what it does without, its files, and what they import for another purpose's job."""
 

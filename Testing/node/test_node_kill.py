@@ -22,7 +22,7 @@ class Killed:
 
     def __init__(self, folder: Path, model: Path, orthanc: Orthanc):
         self.folder, self.orthanc, self.port = folder, orthanc, free_port()
-        self.node = NodeProcess(configuration(folder, self.port, model, to(orthanc.dicom_port)))
+        self.node = NodeProcess(configuration(folder, self.port, model, to(orthanc.dicom_port), quiet_s="6"))
 
     def series(self, slices: int, side: int = 32) -> None:
         self.study, self.uid = generate_uid(), generate_uid()
@@ -42,7 +42,7 @@ class Killed:
 
     def came_through_once(self) -> None:
         """All slices, of one series, with the right HU; and nothing half is left."""
-        wait_for(lambda: self.is_in("done"), 60)
+        wait_for(lambda: self.is_in("done"))
         there = self.orthanc.post("/tools/find", Level="Instance", Query={"StudyInstanceUID": self.study})
         assert len(there) == len(self.files)
         assert len(self.orthanc.post("/tools/find", Level="Series", Query={"StudyInstanceUID": self.study})) == 1
@@ -63,7 +63,7 @@ def a_killed(tmp_path, a_model, an_orthanc) -> Iterator[Killed]:
 
 
 def killed_when(killed: Killed, what: Callable[[], object]) -> None:
-    wait_for(what, 30, every_s=0.005)
+    wait_for(what, 120, every_s=0.005)
     killed.node.kill()
     killed.node.start(killed.port)
 
@@ -82,7 +82,7 @@ def test_while_receiving(a_killed):
     thread.start()
     for count in (5, 60):
         killed_when(a_killed, lambda count=count: a_killed.asked("SELECT COUNT(*) FROM objects")[0][0] >= count)
-    thread.join(60)
+    thread.join(200)
     stopped.set()
     assert a_killed.asked("SELECT COUNT(*) FROM objects") == [(120,)]
     a_killed.came_through_once()
@@ -100,7 +100,7 @@ def test_what_was_answered_with_success_is_there_after_the_kill(a_killed):
     successes = answered[0].count("Received Store Response (Success)")
     a_killed.node.start(a_killed.port)
     kept = a_killed.asked("SELECT COUNT(*) FROM objects")[0][0]
-    assert 20 <= successes <= kept <= successes + 1
+    assert 19 <= successes <= kept <= successes + 1  # the last one may be killed between keeping and answering
     assert len(list((a_killed.folder / "data" / "incoming" / a_killed.uid).glob("*.dcm"))) == kept
 
 

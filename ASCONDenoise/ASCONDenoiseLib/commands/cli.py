@@ -21,13 +21,13 @@ from importlib import metadata
 from pathlib import Path
 
 from ASCONDenoiseLib import __version__
-from ASCONDenoiseLib.commands import cluster, demo, denoise, evaluate, info, models, node, quality, simulate
+from ASCONDenoiseLib.commands import batch, cluster, demo, denoise, evaluate, info, models, node, quality, simulate
 from ASCONDenoiseLib.commands.arguments import Parser, Subparsers
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import AsconError, Cancelled, InputError, is_out_of_memory
 from ASCONDenoiseLib.models.torch_environment import prepare_torch
 
-COMMANDS = (denoise, node, simulate, evaluate, quality, cluster, demo, models, info)
+COMMANDS = (denoise, batch, node, simulate, evaluate, quality, cluster, demo, models, info)
 
 PLUGINS = "ascon.commands"
 """Entry-point group of commands from other packages."""

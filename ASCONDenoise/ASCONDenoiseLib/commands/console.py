@@ -25,12 +25,12 @@ class Console:
         self.bar = ProgressBar()
         self._warnings: list[str] = []
 
-    def progress(self, done: int, total: int) -> None:
-        """Show slices done, of all: a bar on a terminal, a line of JSON, or nothing."""
+    def progress(self, done: int, total: int, what: str = "slice") -> None:
+        """Show slices done, of all, or of `what` else: a bar on a terminal, a line of JSON, or nothing."""
         if self.as_json:
             self._emit("progress", done=done, total=total)
         elif not self.quiet:
-            self.bar.show(done / total, f"slice {done}/{total}")
+            self.bar.show(done / total, f"{what} {done}/{total}")
 
     def note(self, text: str) -> None:
         """Make a remark on standard error."""

@@ -125,7 +125,7 @@ def denoise_scan(
         result = replace(result, notes=(note, *result.notes))
     if target is not None:
         result = for_target(result, volume.voxels, volume.geometry.spacing_mm, target)
-    record = denoising_record(card, result, volume, name, warnings, target)
+    record = denoising_record(card, result, volume, name, warnings, target) | _digest_of(source)
     files = output.write(like(volume, result.voxels), record, force=force)
     logger.info("wrote %s: %s", output.path, describe(record))
     return DenoisedScan(volume, result.voxels, record, files)

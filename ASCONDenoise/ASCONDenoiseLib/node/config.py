@@ -8,10 +8,12 @@ import re
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ASCONDenoiseLib.checked_json import FieldError, from_json, shown
 from ASCONDenoiseLib.errors import InputError
+
+T = TypeVar("T")
 
 AE_TITLE = {"wanted": "an AE title: 1 to 16 characters, no backslash"}
 PORT = {"wanted": "a port, 1 to 65535"}
@@ -217,23 +219,7 @@ def read_config(path: str | Path) -> NodeConfig:
         InputError: it is not there, no TOML, or a value is missing, unknown or makes no sense.
     """
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: `ascon node init {path}` writes one to fill in.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no valid TOML: {error}.") from None
-    try:
-        config = from_json(NodeConfig, values)
-    except FieldError as error:
-        if error.problem == "missing":
-            raise InputError(f"{path} lacks {error.name}: {error.wanted}.") from None
-        if error.problem == "unknown":
-            raise InputError(f"{path} has {error.name}, which is unknown; known are {error.wanted}.") from None
-        raise InputError(f"{path}: {error.name} is {shown(error.value)}, where {error.wanted} is needed.") from None
-    here = path.resolve().parent
+    config, here = _read(NodeConfig, path, "`ascon node init` writes one to fill in"), path.resolve().parent
     return replace(
         config,
         storage=replace(config.storage, folder=here / config.storage.folder),
@@ -241,6 +227,44 @@ def read_config(path: str | Path) -> NodeConfig:
         destinations=tuple(replace(one, tls=_absolute(one.tls, here)) for one in config.destinations),
         rules=tuple(replace(rule, model=_model_path(rule.model, here)) for rule in config.rules),
     )
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """A file of rules alone."""
+
+    rules: tuple[Rule, ...]
+
+
+def read_rules(path: str | Path) -> tuple[Rule, ...]:
+    """Read a file that holds rules and nothing else; model files are those from its own folder.
+
+    Raises:
+        InputError: as `read_config`.
+    """
+    path = Path(path)
+    rules, here = _read(_Rules, path, "it holds [[rules]], as a node's").rules, path.resolve().parent
+    return tuple(replace(rule, model=_model_path(rule.model, here)) for rule in rules)
+
+
+def _read(cls: type[T], path: Path, remedy: str) -> T:
+    """The dataclass `cls` in a TOML file."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: {remedy}.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no valid TOML: {error}.") from None
+    try:
+        return from_json(cls, values)
+    except FieldError as error:
+        if error.problem == "missing":
+            raise InputError(f"{path} lacks {error.name}: {error.wanted}.") from None
+        if error.problem == "unknown":
+            raise InputError(f"{path} has {error.name}, which is unknown; known are {error.wanted}.") from None
+        raise InputError(f"{path}: {error.name} is {shown(error.value)}, where {error.wanted} is needed.") from None
 
 
 def _absolute(tls: Tls | None, here: Path) -> Tls | None:
