@@ -7,6 +7,7 @@ from noise_fixtures import noise
 from scipy import ndimage
 
 from ASCONDenoiseLib.imaging import image_quality as iq
+from ASCONDenoiseLib.imaging.detectability import npwe
 
 SPACING_MM = (0.8, 0.8, 3.0)
 
@@ -98,6 +99,9 @@ def test_quality_of_a_known_denoiser(a_scan):
     assert found.noise_reduction_percent == pytest.approx(50, abs=0.01)
     assert found.texture_after.mean_frequency == pytest.approx(found.texture_before.mean_frequency, rel=1e-6)
     assert found.texture_after.coarse_hu == pytest.approx(found.texture_before.coarse_hu / 2, rel=1e-6)
+    d_before, d_after = (t.disc_detectability for t in (found.texture_before, found.texture_after))
+    assert d_after == pytest.approx(2 * d_before, rel=1e-6)
+    assert d_before == pytest.approx(npwe(iq.DISC_MM, iq.DISC_HU, found.texture_before))
     assert found.texture_reference.coarse_hu < 0.4 * found.texture_before.coarse_hu
     assert abs(found.slice_correlation_before) < 0.05 and found.slice_correlation_after is not None
     assert {s.tissue: s.shift_hu for s in found.hu_shift}["soft tissue"] == pytest.approx(3, abs=0.3)

@@ -16,7 +16,7 @@ def measured(reference: bool = True) -> dict:
             "noise_after": {"sd_hu": 10.04, "windows": 200},
             "noise_reference": {"sd_hu": 12.5, "windows": 200} if reference else None,
             "noise_reduction_percent": 59.8,
-            "texture_before": {"mean_frequency": 0.284, "coarse_hu": 7.96},
+            "texture_before": {"mean_frequency": 0.284, "coarse_hu": 7.96, "disc_detectability": 3.14},
             "texture_after": None,
             "texture_reference": None,
             "hu_shift": [
@@ -50,6 +50,7 @@ def test_numbers_with_a_reference():
         ("Noise removed [%]", "", "60", ""),
         ("Noise frequency [1/mm]", "0.28", "", ""),
         ("Coarse noise, below 0.15/mm, SD [HU]", "8.0", "", ""),
+        ("Detectability of a disc of 6 mm and 20 HU, d'", "3.1", "", ""),
         ("PSNR [dB]", "29.26 ± 0.50", "inf", ""),
         ("SSIM x100", "85.49 ± 1.00", "100.00", ""),
         ("RMSE [HU]", "103.20 ± 2.00", "0.00", ""),
@@ -69,9 +70,9 @@ def test_numbers_without_a_reference_and_in_another_language():
 def test_numbers_fill_a_table_node_that_can_be_exported(a_scene, tmp_path):
     rows = number_rows(measured())
     table = text_table(a_scene, "ASCON numbers", rows)
-    assert (table.GetNumberOfRows(), table.GetNumberOfColumns()) == (9, 4)
+    assert (table.GetNumberOfRows(), table.GetNumberOfColumns()) == (10, 4)
     assert [table.GetColumnName(i) for i in range(4)] == list(rows[0])
-    assert [tuple(table.GetCellText(r, c) for c in range(4)) for r in range(9)] == rows[1:]
+    assert [tuple(table.GetCellText(r, c) for c in range(4)) for r in range(10)] == rows[1:]
     assert text_table(a_scene, "", rows[:3], table) is table and table.GetNumberOfRows() == 2
     table.AddDefaultStorageNode()
     storage = table.GetStorageNode()

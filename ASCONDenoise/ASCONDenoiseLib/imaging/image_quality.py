@@ -7,13 +7,14 @@ slices, one at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.imaging.detectability import npwe
 from ASCONDenoiseLib.imaging.hounsfield import PADDING_HU, SOFT_TISSUE_HU, TISSUES_HU
 from ASCONDenoiseLib.imaging.noise import (
     MIN_WINDOWS,
@@ -25,10 +26,19 @@ from ASCONDenoiseLib.imaging.noise import (
     noise_hu,
     smooth_and_gradient,
 )
-from ASCONDenoiseLib.imaging.noise_spectrum import REGION_SIDES_PX, Texture, flat_regions, nps_at, slice_correlation
+from ASCONDenoiseLib.imaging.noise_spectrum import (
+    REGION_SIDES_PX,
+    NoisePowerSpectrum,
+    Texture,
+    flat_regions,
+    nps_at,
+    slice_correlation,
+)
 
 MAX_SLICES = 48
 """`quality` measures at most so many slices, evenly spaced: more do not change its figures."""
+DISC_MM, DISC_HU = 6.0, 20.0
+"""Diameter and contrast of the disc whose detectability a noise spectrum gets: a faint lesion of the liver."""
 TISSUE_NAMES = dict(enumerate(TISSUES_HU, start=1))
 """Label -> name of `tissue_labels`; 0 is no tissue."""
 
@@ -227,6 +237,14 @@ def _reduction_percent(before: Noise | None, after: Noise | None) -> float | Non
     return 100 * (1 - after.sd_hu / before.sd_hu) if before and after and before.sd_hu > 0 else None
 
 
+def _with_detectability(spectrum: NoisePowerSpectrum) -> Texture:
+    """The spectrum's numbers, with d' of a disc for an observer like the eye (NPWE); the image's blur is not in it."""
+    texture = spectrum.summary()
+    if not any(texture.power):
+        return texture
+    return replace(texture, disc_detectability=npwe(DISC_MM, DISC_HU, spectrum))
+
+
 def _textures(
     volumes: Sequence[np.ndarray | None], guide: np.ndarray, spacing_mm: Spacing, tissue_hu: tuple[float, float]
 ) -> tuple[list[Texture | None], list[str]]:
@@ -237,5 +255,5 @@ def _textures(
         note = f"No noise spectrum: fewer than {MIN_WINDOWS} regions of {side} x {side} flat pixels."
         return [None] * len(volumes), [note]
     centres, side = found
-    textures = [None if v is None else nps_at(v, centres, side, spacing_mm).summary() for v in volumes]
+    textures = [None if v is None else _with_detectability(nps_at(v, centres, side, spacing_mm)) for v in volumes]
     return textures, [f"Noise spectrum from {len(centres)} regions of {side} x {side} pixels."]

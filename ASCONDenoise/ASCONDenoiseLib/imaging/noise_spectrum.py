@@ -39,6 +39,7 @@ class Texture:
         fine_hu: SD of the noise above.
         regions: how many were measured.
         region_px: their side.
+        disc_detectability: d' of a disc in this noise, see `image_quality.DISC_MM`; None where it was not worked out.
     """
 
     frequency: tuple[float, ...]
@@ -49,6 +50,7 @@ class Texture:
     fine_hu: float
     regions: int
     region_px: int
+    disc_detectability: float | None = None
 
 
 @dataclass(frozen=True)

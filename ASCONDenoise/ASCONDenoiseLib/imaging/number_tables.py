@@ -23,6 +23,9 @@ METRIC_COLUMNS = (
 )
 """Heading, name in metrics.METRICS, factor and digits of each metric."""
 
+DISC = "Detectability of a disc of 6 mm and 20 HU, d'"
+"""Of `image_quality.DISC_MM` and DISC_HU."""
+
 _VOLUMES = ("before", "after", "reference")
 """LDCT, denoised and NDCT, as `image_quality.Quality` names them."""
 
@@ -71,6 +74,7 @@ def quality_rows(
         (_("Noise removed [%]"), "", number(q["noise_reduction_percent"], 0, unknown), ""),
         (_("Noise frequency [1/mm]"), *(number(t and t["mean_frequency"], 2, unknown) for t in textures)),
         (_("Coarse noise, below 0.15/mm, SD [HU]"), *(number(t and t["coarse_hu"], 1, unknown) for t in textures)),
+        (_(DISC), *(number(t and t["disc_detectability"], 1, unknown) for t in textures)),
     ]
     for heading, metric, factor, digits in METRIC_COLUMNS:
         if metric != "rmse":
