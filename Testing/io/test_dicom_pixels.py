@@ -219,7 +219,9 @@ def test_padding_that_differs_per_slice(a_folder):
 )
 def test_a_range_of_padding_values(a_folder, value, limit, expected_hu):
     for file in make_ct_series(a_folder, padding=value):
-        edit_file(file, PixelPaddingRangeLimit=limit)
+        dataset = pydicom.dcmread(file)
+        dataset.add_new("PixelPaddingRangeLimit", "SS", limit)
+        dataset.save_as(file)
     assert read_volume(a_folder).padding_hu == expected_hu
 
 
