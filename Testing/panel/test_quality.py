@@ -169,6 +169,7 @@ class RegionsTest(QualityTestCase):
         rows = self.measured()
         for cell in rows["Edge, 10-90 % width [mm]"]:
             self.assertAlmostEqual(float(cell), 2.563 * 1.2, delta=0.1)
+        self.ui.profileButton.click()
         chart = self.panel.quality.profile.chart
         self.assertEqual([chart.GetNthPlotSeriesNode(i).GetName() for i in range(2)], ["LDCT", "denoised"])
         table = chart.GetNthPlotSeriesNode(0).GetTableNode().GetTable()
@@ -184,6 +185,8 @@ class PlotTest(QualityTestCase):
         self.choices.strength = 0
         self.denoise()
         self.settle()
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLTableNode"), [])  # none before it is shown
+        self.ui.spectrumButton.click()
         chart = self.panel.quality.spectrum.chart
         series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())]
         self.assertEqual([one.GetName() for one in series], ["LDCT", "denoised"])

@@ -13,31 +13,39 @@ from ASCONDenoiseLib.scene.quality_nodes import fill_chart
 
 
 class ChartView:
-    """Holds a chart's node, and shows and hides it.
+    """Holds a chart's curves, and shows and hides them. The scene gets nodes of them when they are first shown.
 
     Attributes:
-        button: is enabled once there is a chart.
-        chart: its node; None before there is one.
+        button: is enabled once there are curves.
+        chart: the chart's node; None before it was shown.
     """
 
     def __init__(self, button: qt.QPushButton):
         self.button = button
         self.chart: Any = None
+        self._content: tuple[Any, ...] = ()
         self._layoutBefore: int | None = None
         button.clicked.connect(self.onButton)
 
     def close(self) -> None:
         """Lets go of the chart, which stays in the scene."""
-        self.chart = None
+        self.chart, self._content = None, ()
 
     def fill(
         self, name: str, titles: tuple[str, str], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     ) -> None:
-        """Puts curves into the chart; see `quality_nodes.fill_chart`."""
-        self.chart = fill_chart(slicer.mrmlScene, name, titles, curves, self.chart)
+        """Takes curves for the chart; see `quality_nodes.fill_chart`."""
+        self._content = name, titles, curves
+        if self.chart is not None and self.chart.GetScene() is not None:
+            self._fillChart()
         self.button.enabled = True
 
+    def _fillChart(self) -> None:
+        self.chart = fill_chart(slicer.mrmlScene, *self._content, chart=self.chart)
+
     def onButton(self) -> None:
+        if self.button.checked and self._content:
+            self._fillChart()
         manager = slicer.app.layoutManager()
         if manager is None or self.chart is None or self.chart.GetScene() is None:
             pass
