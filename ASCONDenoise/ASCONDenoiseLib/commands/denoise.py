@@ -82,6 +82,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     if args.report is not None:
         check_page(args.report, force=args.force)
     strength = Target(args.strength, args.dose) if isinstance(args.strength, str) else args.strength
+    output = destination(args.output)
+    output.check(args.input, force=args.force)
     find_model(args.model)  # before anything is read
 
     def load(slices: int, device: str) -> tuple[nn.Module, ModelCard, str]:
@@ -90,7 +92,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
     done = denoise_scan(
         args.input,
-        destination(args.output),
+        output,
         load,
         ScanSettings(strength, args.device, args.precision, args.batch),
         series_uid=args.series,

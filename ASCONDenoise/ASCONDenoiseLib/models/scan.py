@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ASCONDenoiseLib.errors import Failure
 from ASCONDenoiseLib.imaging.output_rule import blend
 from ASCONDenoiseLib.imaging.strength import DEFAULT_STRENGTH, Target, noise_by_strength
 from ASCONDenoiseLib.io.reading import read_volume
@@ -154,5 +155,8 @@ def _digest_of(source: Path) -> dict[str, str]:
     """What a record says of a source that is one file, so that its result is known again whatever its name."""
     if not source.is_file():
         return {}
-    with source.open("rb") as file:
-        return {"source_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    try:
+        with source.open("rb") as file:
+            return {"source_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise Failure(f"{source} could be read before and cannot now: {error.strerror}.") from error
