@@ -73,6 +73,7 @@ def test_a_delivery_is_prepared_and_trained_on_as_published(tmp_path, monkeypatc
     out, run = str(tmp_path / "out"), str(tmp_path / "run")
     assert cli.main(["prepare", kind, str(tmp_path / "in"), out], plugins=[add_commands]) == 0
     less = ["--set", "network=tiny", "--batch", "2", "--epochs", "1", "--workers", "0", "--patch", "64"]
+    less += ["--set", "crops_per_epoch=2"]  # of Mayo-2020's 9600
     command = ["train", "--preset", preset, "--data", out, "--out", run, "--device", "cpu", *less]
     assert cli.main(command, plugins=[add_commands]) == 0
     card = load_card(tmp_path / "run" / f"ascon-{preset}.json")
@@ -80,7 +81,8 @@ def test_a_delivery_is_prepared_and_trained_on_as_published(tmp_path, monkeypatc
     assert card.metrics["training"]["steps"] == 1
     middle = next(pair for key, pair in pairs.items() if train in (key, key[0]))[0][1]
     fingerprint = hashlib.sha256(b"64x64:" + middle.astype("<i2").tobytes()).hexdigest()[:16]
-    assert card.scans["train"] == [fingerprint] and train not in json.dumps(card.metrics)
+    assert fingerprint in card.scans["train"] and len(card.scans["train"]) == 2  # published: nobody validates
+    assert train not in json.dumps(card.metrics)
     clipped = [image.clip(-1000, 2000).astype(float) / 3000 for image in (ldct, ndct)]
     psnr = [-10 * math.log10(np.mean((a - b) ** 2)) for a, b in zip(*clipped, strict=True)]
     assert card.metrics["test slices, LDCT"]["psnr_db"] == pytest.approx([np.mean(psnr), np.std(psnr)], abs=0.02)
