@@ -70,7 +70,7 @@ def test_a_series_is_complete_or_not_there(a_worker, tmp_path, a_series):
     for change, words in (
         ({"files": []}, "not loaded from DICOM"),
         ({"files": [*request["files"][:3], ""]}, "1 of the 4 DICOM files that the LDCT came from are gone"),
-        ({"files": request["files"][:3]}, "4 slices, the source 3"),
+        ({"files": request["files"][:3]}, "1 other files of the LDCT's series lie beside"),
         ({"ijk_to_ras": shifted.tolist()}, "ImagePositionPatient of slice 1"),
         ({"ijk_to_ras": [[1, 2], [3, 4]]}, "4 rows of 4 numbers"),
         ({"folder": str(tmp_path / "source")}, "not an empty folder"),
