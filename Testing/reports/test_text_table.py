@@ -33,7 +33,8 @@ def test_quality_tables_say_the_numbers(a_quality):
     assert noise.rows[2][1:] == ("", "60", "")
     assert noise.rows[3][1:] == ("0.31", "0.27", "0.31")
     assert noise.rows[4][1:] == ("8.0", "6.3", "4.0")
-    assert noise.rows[5][1:] == ("", "0.04", "")
+    assert noise.rows[5][1:] == ("3.0", "6.2", "not measured")
+    assert noise.rows[6][1:] == ("", "0.04", "")
     assert "812 windows in 40 slices" in noise.note and "23 regions" in noise.note
     assert shifts.rows[0] == ("", "NDCT [HU]", "HU shift from NDCT", "voxels")
     assert list(shifts.rows[1:]) == [("fat", "-100.0", "+0.12", "12,345"), ("bone", "612.3", "-1.50", "77")]

@@ -311,8 +311,8 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         facts = run.facts
         made = {
             "LDCT": run.input.GetName(),
-            "Denoised with": provenance_sentence(run.output),
-            "SHA-256 of the weights": facts["model"]["sha256"],
+            _("Denoised with"): provenance_sentence(run.output),
+            _("SHA-256 of the weights"): facts["model"]["sha256"],
         }
         warning = " ".join(facts["warnings"])
         work = quality_operations.report(run, Path(path), run.output.GetName(), made, warning)
