@@ -23,7 +23,6 @@ from ASCONDenoiseLib.commands.arguments import (
     to_strength_or_target,
 )
 from ASCONDenoiseLib.commands.console import Console
-from ASCONDenoiseLib.imaging.strength import DEFAULT_STRENGTH, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,12 +52,11 @@ def add(subparsers: Subparsers) -> None:
         help=".nrrd, .nii, .nii.gz or .mha file (a .json beside it says how it was made); any other name is a new "
         "folder for a derived DICOM series",
     )
-    add_model(parser, "of a volume of many slices, where there is no GPU, fast; else best")
+    add_model(parser)
     parser.add_argument(
         "--strength",
         metavar="S",
         type=to_strength_or_target,
-        default=DEFAULT_STRENGTH,
         help="0 (nothing is changed) to 1 (all the noise found; default), or what it is for: all, half-noise, or "
         "normal-dose (as much noise as the normal dose would have; needs --dose)",
     )
@@ -75,13 +73,16 @@ def add(subparsers: Subparsers) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
+    from ASCONDenoiseLib.imaging.strength import DEFAULT_STRENGTH, Target
     from ASCONDenoiseLib.io.results import describe, destination
     from ASCONDenoiseLib.models.files import choose_model, find_model, load_network
     from ASCONDenoiseLib.models.scan import ScanSettings, denoise_scan
 
     if args.report is not None:
         check_page(args.report, force=args.force)
-    strength = Target(args.strength, args.dose) if isinstance(args.strength, str) else args.strength
+    strength = DEFAULT_STRENGTH if args.strength is None else args.strength
+    if isinstance(strength, str):
+        strength = Target(strength, args.dose)
     output = destination(args.output)
     output.check(args.input, force=args.force)
     find_model(args.model)  # before anything is read

@@ -41,7 +41,8 @@ class ChartView:
         self.button.enabled = True
 
     def _fillChart(self) -> None:
-        self.chart = fill_chart(slicer.mrmlScene, *self._content, chart=self.chart)
+        name, titles, curves = self._content
+        self.chart = fill_chart(slicer.mrmlScene, name, titles, curves, self.chart)
 
     def onButton(self) -> None:
         if self.button.checked and self._content:
