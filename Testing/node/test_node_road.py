@@ -290,7 +290,8 @@ def test_an_object_that_is_no_ct_is_refused_or_kept(a_node, tmp_path):
 
     others = make_ct_series(tmp_path / "mr", shape=(2, 8, 8), series_uid=mr, modality="MR", edit=_mr)
     refusing = a_node()
-    storescu(port_of(refusing), *others, *files)
+    storescu(port_of(refusing), *others)  # which stops at the first that is refused
+    storescu(port_of(refusing), *files)
     comes_to(refusing, series, DONE)
     assert state_of(refusing, mr) == ""
 
