@@ -16,6 +16,8 @@ from pydicom.uid import generate_uid
 
 from ASCONDenoiseLib.io.reading import read_volume
 
+pytestmark = pytest.mark.slow  # real programs on real ports, minutes in all; a busy machine makes them late
+
 
 class Killed:
     """A node process, its ledger as another process sees it, and a series for it."""

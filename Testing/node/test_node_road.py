@@ -20,6 +20,8 @@ from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.node.ledger import DONE, FAILED, LEFT_ALONE, RECEIVING
 from ASCONDenoiseLib.node.service import Node
 
+pytestmark = pytest.mark.slow  # real programs on real ports, minutes in all; a busy machine makes them late
+
 
 def some_hu(slices: int = 4, seed: int = 0) -> np.ndarray:
     """Within what the tiny model shifts: no padding, no metal."""
