@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import threading
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,9 +67,9 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.node.service import Node
 
     _set_up_logging(console)
-    ended = threading.Event()
+    ended: list[int] = []  # no Event, which may be locked when the signal comes
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda number, _frame: ended.append(number))
     node = Node(config)
     page = StatusPage(node)
     try:
@@ -78,7 +78,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         node.start()
         listen = config.listen
         console.note(f"{listen.ae_title} listens at {listen.address}:{listen.port}; Ctrl-C ends it")
-        ended.wait()
+        while not ended:  # awake now and then: a signal that another thread got wakes nobody here
+            time.sleep(0.2)
     finally:
         page.stop()
         node.stop()
