@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import pydicom
 from ASCONDenoiseLib.batch.find import Scan
 from ASCONDenoiseLib.io.dicom_derivation import is_ours
 from ASCONDenoiseLib.io.file_kinds import first_bytes
-from ASCONDenoiseLib.io.results import SHORT_SHA256
+from ASCONDenoiseLib.io.results import SHORT_SHA256, file_sha256
 
 _HOW = re.compile(rf"\(sha256 ([0-9a-f]{{{SHORT_SHA256}}})\).*?strength ([0-9.e-]+)")
 
@@ -48,8 +47,7 @@ class Done:
     def result_of(self, scan: Scan, how: How) -> Path | None:
         """The result of this scan, made just so, whole; None where there is none."""
         if scan.series_uid is None:
-            with scan.path.open("rb") as file:
-                return self._files.get((hashlib.file_digest(file, "sha256").hexdigest(), how))
+            return self._files.get((file_sha256(scan.path), how))
         for uid in scan.objects:
             if (path := self._objects.get((uid, how))) and self._sizes[path] >= len(scan.objects):
                 return path
@@ -60,9 +58,8 @@ class Done:
             record = json.loads(path.read_text("utf-8"))
             how = How.of(record["model_sha256"], float(record["strength"]))
             result = path.with_name(record["file"])
-            with result.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == record["file_sha256"]:
-                    self._files[record["source_sha256"], how] = result
+            if file_sha256(result) == record["file_sha256"]:
+                self._files[record["source_sha256"], how] = result
         except (OSError, ValueError, TypeError, LookupError, RecursionError):
             return
 

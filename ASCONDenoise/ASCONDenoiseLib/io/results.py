@@ -42,6 +42,12 @@ def destination(path: str | Path) -> VolumeFile | SeriesFolder:
     return VolumeFile(path) if file_suffix(path) in WRITABLE_SUFFIXES else SeriesFolder(path)
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class VolumeFile:
     """A volume file and its record.
@@ -96,9 +102,7 @@ class VolumeFile:
             atomic_file(self.path, replace=force) as volume_file,
         ):
             write_image(volume, volume_file)
-            with volume_file.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            record = {**record, "file": self.path.name, "file_sha256": digest}
+            record = {**record, "file": self.path.name, "file_sha256": file_sha256(volume_file)}
             record_file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
             if not force:  # what follows renames two files; the second must not fail
                 check_new(self.record_path)

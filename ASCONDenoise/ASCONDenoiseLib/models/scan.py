@@ -5,7 +5,6 @@ All that can be refused is refused before the network runs.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from ASCONDenoiseLib.errors import Failure
 from ASCONDenoiseLib.imaging.output_rule import blend
 from ASCONDenoiseLib.imaging.strength import DEFAULT_STRENGTH, Target, noise_by_strength
 from ASCONDenoiseLib.io.reading import read_volume
-from ASCONDenoiseLib.io.results import SeriesFolder, VolumeFile, describe
+from ASCONDenoiseLib.io.results import SeriesFolder, VolumeFile, describe, file_sha256
 from ASCONDenoiseLib.io.volume import Volume, like
 from ASCONDenoiseLib.models.card import ModelCard
 
@@ -156,7 +155,6 @@ def _digest_of(source: Path) -> dict[str, str]:
     if not source.is_file():
         return {}
     try:
-        with source.open("rb") as file:
-            return {"source_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"source_sha256": file_sha256(source)}
     except OSError as error:
         raise Failure(f"{source} could be read before and cannot now: {error.strerror}.") from error

@@ -105,18 +105,29 @@ _COLOR_TAG = "ASCONDifferenceColors"
 
 def difference_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
     """The scene's colour node for differences: blue below zero, dark at zero, red above."""
-    colors = difference_colours(np.linspace(-1, 1, DIFFERENCE_COLORS))
-    node = scene.GetSingletonNode(_COLOR_TAG, "vtkMRMLColorTableNode")
+    return color_node(scene, _COLOR_TAG, "ASCON difference", difference_colours(np.linspace(-1, 1, DIFFERENCE_COLORS)))
+
+
+def color_node(scene: slicer.vtkMRMLScene, tag: str, name: str, colors: np.ndarray) -> slicer.vtkMRMLColorTableNode:
+    """The scene's one colour node of a kind, with its colours.
+
+    Args:
+        scene: gets the node where it has none.
+        tag: of the singleton.
+        name: of a new node.
+        colors: (N, 3), 0 to 1.
+    """
+    node = scene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
     if node is not None and _has_colors(node, colors):
         return node
     table = vtk.vtkLookupTable()
-    table.SetNumberOfTableValues(DIFFERENCE_COLORS)
+    table.SetNumberOfTableValues(len(colors))
     for i, color in enumerate(colors):
         table.SetTableValue(i, *color, 1.0)
     if node is None:
         node = slicer.vtkMRMLColorTableNode()
-        node.SetName("ASCON difference")
-        node.SetSingletonTag(_COLOR_TAG)
+        node.SetName(name)
+        node.SetSingletonTag(tag)
         node.SetAttribute("Category", "ASCON")
         scene.AddNode(node)
     node.SetTypeToUser()

@@ -12,7 +12,7 @@ import vtk
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.difference import NOTHING, level_colours
 from ASCONDenoiseLib.scene.compare_layout import view_name
-from ASCONDenoiseLib.scene.display import difference_colors, show_scale
+from ASCONDenoiseLib.scene.display import color_node, difference_colors, show_scale
 from ASCONDenoiseLib.scene.tables import fill_with_numbers
 from ASCONDenoiseLib.scene.volumes import ijk_to_ras_matrix, ijk_to_world, transformed
 
@@ -174,23 +174,7 @@ def _style(
 
 def level_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
     """The scene's colour node for levels of noise, from dark to bright."""
-    node = scene.GetSingletonNode(_LEVELS_TAG, "vtkMRMLColorTableNode")
-    if node is not None and node.GetNumberOfColors() == 256:
-        return node
-    table = vtk.vtkLookupTable()
-    table.SetNumberOfTableValues(256)
-    for i, color in enumerate(level_colours(np.linspace(0, 1, 256))):
-        table.SetTableValue(i, *color, 1.0)
-    if node is None:
-        node = slicer.vtkMRMLColorTableNode()
-        node.SetName("ASCON noise")
-        node.SetSingletonTag(_LEVELS_TAG)
-        node.SetAttribute("Category", "ASCON")
-        scene.AddNode(node)
-    node.SetTypeToUser()
-    node.SetLookupTable(table)
-    node.SetNamesFromColors()
-    return node
+    return color_node(scene, _LEVELS_TAG, "ASCON noise", level_colours(np.linspace(0, 1, 256)))
 
 
 def show_map(node: slicer.vtkMRMLScalarVolumeNode, unit: str) -> None:

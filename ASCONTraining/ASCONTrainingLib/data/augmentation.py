@@ -42,9 +42,9 @@ def lesions(ndct_hu: np.ndarray, spacing_mm: tuple[float, ...], most: float, ran
     pixel_mm = math.sqrt(spacing_mm[0] * spacing_mm[1])
     for _ in range(round(random.uniform(0, most) * ndct_hu.size / LESION_AREA)):
         row, column = (int(random.integers(side)) for side in ndct_hu.shape)
-        radius_px = 0.5 * _log_uniform(LESION_MM, random) / pixel_mm
+        radius_px = 0.5 * log_uniform(LESION_MM, random) / pixel_mm
         blur_px = random.uniform(*LESION_BLUR_MM) / pixel_mm
-        contrast_hu = random.choice((-1.0, 1.0)) * _log_uniform(LESION_HU, random)
+        contrast_hu = random.choice((-1.0, 1.0)) * log_uniform(LESION_HU, random)
         roundness, angle = random.uniform(0.5, 1.0), random.uniform(0.0, math.pi)
         if ndct_hu[row, column] > LEAST_HU:
             reach = math.ceil(radius_px + 3 * blur_px)
@@ -73,6 +73,7 @@ def with_kernel(image_hu: np.ndarray, sharpness: float) -> np.ndarray:
     return image_hu + np.float32(sharpness) * (image_hu - ndimage.gaussian_filter(image_hu, KERNEL_SIGMA))
 
 
-def _log_uniform(limits: tuple[float, float], random: np.random.Generator) -> float:
+def log_uniform(limits: tuple[float, float], random: np.random.Generator) -> float:
+    """Draw a number between two that is uniform in its logarithm."""
     low, high = limits
     return low * (high / low) ** random.uniform()

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import fft, optimize
 
 from ASCONDenoiseLib.physics.settings import KERNELS, STANDARD_KERNEL, Kernel
+from ASCONTrainingLib.data.augmentation import log_uniform
 
 ORDERS = (1.8, 3.0)
 """Of the kernels that are drawn: those of the soft and the sharp one of `physics.settings.KERNELS`."""
@@ -97,7 +98,7 @@ class Reconstructions:
             own: kernel of the scan; needed where there are `cutoffs`.
             random: where the numbers come from.
         """
-        pixel_mm = _log_uniform(self.pixels_mm, random) if self.pixels_mm else scan_pixel_mm
+        pixel_mm = log_uniform(self.pixels_mm, random) if self.pixels_mm else scan_pixel_mm
         step = pixel_mm / scan_pixel_mm  # a pixel of the crop, in those of the scan
         margin = max(0, min(MARGIN, int((most / step - patch) / 2)))
         side = patch + 2 * margin
@@ -109,12 +110,12 @@ class Reconstructions:
         if self.cutoffs and own is not None:
             low, high = self.cutoffs
             most_cutoff = 0.5 * step if step < 1 else high  # where the scan's pixels end, the kernel has fallen to 1/e
-            cutoff = _log_uniform((min(low, most_cutoff), min(high, most_cutoff)), random)
+            cutoff = log_uniform((min(low, most_cutoff), min(high, most_cutoff)), random)
             gain = (radius / (own.cutoff_per_mm * scan_pixel_mm * step)) ** own.order
             gain -= (radius / cutoff) ** random.uniform(*ORDERS)
             response = np.exp(np.minimum(gain, math.log(MOST_GAIN))).astype(np.float32)
         if self.noise_cutoffs:
-            cutoff = _log_uniform(self.noise_cutoffs, random)
+            cutoff = log_uniform(self.noise_cutoffs, random)
             noise_response = np.exp(-((radius / cutoff) ** random.uniform(*ORDERS))).astype(np.float32)
         return Reconstruction(source_side, side, margin, response, noise_response)
 
@@ -169,8 +170,3 @@ def _noise_power(ndct_hu: np.ndarray, ldct_hu: np.ndarray) -> np.ndarray | None:
         total += (np.abs(np.fft.fft2(windows * taper)) ** 2).sum(0)
         count += len(windows)
     return total / count if count >= LEAST_WINDOWS else None
-
-
-def _log_uniform(limits: tuple[float, float], random: np.random.Generator) -> float:
-    low, high = limits
-    return float(low * (high / low) ** random.uniform())

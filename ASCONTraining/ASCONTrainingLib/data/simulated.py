@@ -15,6 +15,7 @@ import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import Padding
+from ASCONTrainingLib.data.augmentation import log_uniform
 from ASCONTrainingLib.data.discovery import SourceVolume, dicom_series, image_files, path_parts
 from ASCONTrainingLib.data.pairing import PairedVolume, to_int16
 from ASCONTrainingLib.data.set_index import Index
@@ -189,12 +190,12 @@ class _Simulator:
 
             random, scans = np.random.default_rng((self.seed, number)), PHANTOMS[number % len(PHANTOMS)]
             s, h, w = self.phantom_shape
-            view_mm = _log_uniform(scans.view_mm, random)
-            spacing_mm = (view_mm / w, view_mm / h, _log_uniform(scans.slice_mm, random))
-            kernel = Kernel(_log_uniform(scans.cutoffs_per_mm, random), random.uniform(*KERNEL_ORDERS))
+            view_mm = log_uniform(scans.view_mm, random)
+            spacing_mm = (view_mm / w, view_mm / h, log_uniform(scans.slice_mm, random))
+            kernel = Kernel(log_uniform(scans.cutoffs_per_mm, random), random.uniform(*KERNEL_ORDERS))
             anatomy = getattr(phantoms, scans.anatomy)
             phantom = anatomy(int(random.integers(2**31)), (s, h, w), spacing_mm, psf_mm=psf_mm(kernel))
-            photons = _log_uniform(scans.photons, random)
+            photons = log_uniform(scans.photons, random)
             settings = DoseSettings(photons=photons, kernel=kernel, seed=int(random.integers(2**31)))
             ndct = to_int16(self.scan(phantom.voxels_hu, phantom.spacing_mm, settings, device=self.device))
             return self._pair(name, ndct, phantom.spacing_mm, None, photons, kernel)
@@ -237,8 +238,3 @@ def psf_mm(kernel: Kernel) -> float:
     )
     half_per_mm = float(np.interp(-0.5, -response, frequency))
     return math.sqrt(math.log(2) / 2) / (math.pi * half_per_mm)
-
-
-def _log_uniform(limits: tuple[float, float], random: np.random.Generator) -> float:
-    low, high = limits
-    return float(low * (high / low) ** random.uniform())
