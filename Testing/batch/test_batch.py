@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,9 @@ def the_rows(out: Path) -> dict[str, dict[str, str]]:
 
 def test_every_ct_of_a_tree_is_denoised_and_what_is_bad_stops_nothing(an_archive, a_model, tmp_path, capsys):
     out = tmp_path / "out"
-    before = files_in(an_archive)
+    before, environment = files_in(an_archive), dict(os.environ)
     code, lines = run_json(capsys, "batch", an_archive, out, "--model", a_model, "--workers", 1)
+    assert dict(os.environ) == environment  # Dask's nannies write into it
     assert code == 1 and "2 of 9 scans were not denoised" in lines[-1]["message"]
     assert files_in(an_archive) == before
     rows = the_rows(out)

@@ -210,6 +210,7 @@ def _cluster(settings: BatchSettings, output: Path) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     with ExitStack() as open_things:
+        open_things.enter_context(environment_kept())
         if settings.scheduler:
             yield open_things.enter_context(Client(settings.scheduler))
             return
@@ -228,6 +229,18 @@ def _cluster(settings: BatchSettings, output: Path) -> Iterator[Client]:
             env={"ASCON_THREADS": str(threads)},
         )
         yield open_things.enter_context(Client(open_things.enter_context(cluster)))
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Dask's nannies write OMP_NUM_THREADS=1 and the like into this process's environment: not for those who come after."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _workers(settings: BatchSettings) -> tuple[int, int]:
