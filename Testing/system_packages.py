@@ -7,6 +7,7 @@ import pytest
 SYSTEM_PACKAGES = {
     "chromium": ("chromium is not installed",),
     "dicom3tools": ("dicom3tools", "dciodvfy"),
+    "openssl": ("openssl is not installed",),
     "orthanc": ("orthanc",),
     "dcmtk": ("dcmtk", "storescp", "dcmdump"),
     "libdbus-1-3 libegl1 libfontconfig1 libgl1 libglib2.0-0 libxkbcommon0": ("cannot open shared object file",),

@@ -268,10 +268,11 @@ def _received(one: socket.socket) -> bytes:
 def test_strangers_are_refused_and_logged_without_a_patient(a_node, tmp_path, caplog):
     node = a_node()
     a_series(tmp_path / "s", slices=1)
-    wrong_caller = storescu(port_of(node), tmp_path / "s", caller="STRANGER")
-    wrong_called = storescu(port_of(node), tmp_path / "s", called="OTHER")
-    for refused in (wrong_caller, wrong_called):
+    for wrong, words in (({"caller": "STRANGER"}, "Calling"), ({"called": "OTHER"}, "Called")):
+        refused = storescu(port_of(node), tmp_path / "s", **wrong)
         assert refused.returncode != 0 and "Association Accepted" not in refused.stderr
+        assert "Rejected Permanent, Source: Service User" in refused.stderr
+        assert f"Reason: {words} AE Title Not Recognized" in refused.stderr
     assert "STRANGER at 127.0.0.1" in caplog.text and "OTHER" in caplog.text
     object.__setattr__(node.config.listen, "networks", ("192.168.4.0/24",))
     assert storescu(port_of(node), tmp_path / "s").returncode != 0

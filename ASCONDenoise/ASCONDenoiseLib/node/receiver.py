@@ -20,7 +20,7 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.dicom_headers import CT_CLASSES
 from ASCONDenoiseLib.node.config import Listen
 from ASCONDenoiseLib.node.intake import NOT_UNDERSTOOD, Intake, Refused
-from ASCONDenoiseLib.node.tls import listening
+from ASCONDenoiseLib.node.tls import in_words, listening
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class _Server(ThreadedAssociationServer):
                 request = self.tls.wrap_socket(request, server_side=True)
                 request.settimeout(self.ae.network_timeout)
             except OSError as error:
-                logger.warning("TLS with %s failed: %s", client_address[0], getattr(error, "reason", None) or error)
+                logger.warning("a connection from %s was refused: TLS fails, %s", client_address[0], in_words(error))
                 self.shutdown_request(request)
                 return
         super().process_request_thread(request, client_address)
@@ -146,6 +146,7 @@ class Receiver:
         caller = str(asked.calling_ae_title)
         if not self._listen.knows(caller):
             event.assoc.acse.send_reject(*_STRANGER)
+            event.assoc.kill()  # waits until that is sent: else the connection may end before
             self._rejected(event)
 
     def _rejected(self, event: evt.Event) -> None:

@@ -30,6 +30,29 @@ def connecting(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+_IN_WORDS = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
+    "WRONG_VERSION_NUMBER": "it does not talk TLS",
+    "HTTP_REQUEST": "it does not talk TLS",
+    "UNEXPECTED_EOF_WHILE_READING": "it ended the connection (does it talk TLS?)",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate of this node",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not know who signed the certificate of this node",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not accept the certificate of this node",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it says that the certificate of this node has expired",
+}
+"""OpenSSL's reasons for the end of a handshake."""
+
+
+def in_words(error: OSError) -> str:
+    """Why a handshake failed; "it" is the other side."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({error.verify_message.rstrip('.')})"
+    if isinstance(error, TimeoutError):
+        return "it says nothing"
+    reason = getattr(error, "reason", None) or "UNEXPECTED_EOF_WHILE_READING"
+    return _IN_WORDS.get(reason, reason.lower().replace("_", " "))
+
+
 def _load(context: ssl.SSLContext, tls: Tls) -> None:
     try:
         if tls.certificate is not None:
