@@ -183,8 +183,12 @@ def edge_mask(image_hu: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
     The smoothed image is steeper there than EDGE_HU_PER_MM and than 3.5 times what its noise alone gives, as the
     median of the slopes tells it.
     """
-    smooth, gradient = smooth_and_gradient(image_hu, spacing_mm)
-    outside = smooth <= TISSUES_HU["lung"][0]
+    return edges_of(*smooth_and_gradient(image_hu, spacing_mm))
+
+
+def edges_of(smooth: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """As edge_mask, from what smooth_and_gradient returns."""
+    outside: np.ndarray = smooth <= TISSUES_HU["lung"][0]
     if outside.all():
         return outside
     noise_slope = (

@@ -27,7 +27,14 @@ from scipy import ndimage, special
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import TISSUES_HU
-from ASCONDenoiseLib.imaging.noise import SMOOTHING_MM, Spacing, checked_volume, edge_mask
+from ASCONDenoiseLib.imaging.noise import (
+    SMOOTHING_MM,
+    Spacing,
+    checked_volume,
+    edge_mask,
+    edges_of,
+    smooth_and_gradient,
+)
 
 SCALES_MM = (1.0, 2.0, 4.0, 8.0)
 """Standard deviations of the Gaussians. A disc of 3.2 times as many mm fits each best."""
@@ -105,7 +112,7 @@ class _Layer:
     contrast_hu: np.ndarray
     z: np.ndarray
     tested: np.ndarray
-    correlations: tuple[float, float, float]
+    correlations: tuple[float, ...]
 
 
 def measure(
@@ -156,11 +163,11 @@ def measure(
 def _masks(output_hu: np.ndarray, removed: np.ndarray, spacing_mm: Spacing) -> tuple[np.ndarray, np.ndarray]:
     """Where the patient is flat, and where the patient is; both without voxels that the denoiser left alone."""
     flat, patient = np.empty(removed.shape, bool), np.empty(removed.shape, bool)
-    sigma = SMOOTHING_MM / spacing_mm[1], SMOOTHING_MM / spacing_mm[0]
     for image, rest, flat_here, here in zip(output_hu, removed, flat, patient, strict=True):
         touched = ndimage.uniform_filter((rest != 0).astype(np.float32), 5) > 0.2
-        here[...] = touched & (ndimage.gaussian_filter(image.astype(np.float32), sigma) > TISSUES_HU["lung"][0])
-        flat_here[...] = here & ~edge_mask(image, spacing_mm)
+        smooth, gradient = smooth_and_gradient(image, spacing_mm)
+        here[...] = touched & (smooth > TISSUES_HU["lung"][0])
+        flat_here[...] = here & ~edges_of(smooth, gradient)
     return flat, patient
 
 
@@ -168,7 +175,7 @@ def _layers(removed: np.ndarray, flat: np.ndarray, patient: np.ndarray, spacing_
     """Filter at each scale, the coarser ones from the finer on a lattice with fewer points."""
     voxel_mm = np.array([spacing_mm[2], spacing_mm[1], spacing_mm[0]])
     filtered, steps, last_mm = removed, np.ones(3, int), 0.0
-    between_slices = _slice_correlation(removed, flat)
+    (between_slices,) = _neighbours(removed, flat, axes=(0,))
     for scale_mm in SCALES_MM:
         wanted = np.maximum((last_mm / 1.4 / voxel_mm).astype(int), 1)
         more = np.maximum(wanted // steps, 1)
@@ -190,7 +197,7 @@ def _layers(removed: np.ndarray, flat: np.ndarray, patient: np.ndarray, spacing_
         window = max(WINDOW_MM, WINDOW_IN_SCALES * scale_mm) / step_mm
         sd = _local_deviation(even, on_flat, window)
         z = even / np.maximum(sd, np.float32(1e-6))
-        correlations = _neighbours(z, on_flat)
+        correlations = _neighbours(z.clip(-CLIP, CLIP), on_flat)
         freedom = _freedom(z.shape, window, correlations)
         z = _normal(z, freedom)
         yield _Layer(scale_mm, (int(steps[0]), int(steps[1]), int(steps[2])), contrast, z, tested, correlations)
@@ -198,32 +205,45 @@ def _layers(removed: np.ndarray, flat: np.ndarray, patient: np.ndarray, spacing_
 
 def _local_deviation(values: np.ndarray, flat: np.ndarray, window: np.ndarray) -> np.ndarray:
     """Root of the mean square of `values` around each point, over flat places, single large values cut."""
-    squares = np.where(flat, values * values, 0)
-    variance = _local_mean(squares, flat, window)
-    most = CLIP**2 * variance
-    variance = _local_mean(np.minimum(squares, most), flat, window) / CLIPPED_VARIANCE
-    deviation: np.ndarray = np.sqrt(variance)
+    squares = values * values
+    squares *= flat
+    local_mean = _LocalMean(flat, window)
+    most = local_mean(squares)
+    most *= np.float32(CLIP**2)
+    variance = local_mean(np.minimum(squares, most, out=squares))
+    variance *= np.float32(1 / CLIPPED_VARIANCE)
+    deviation: np.ndarray = np.sqrt(variance, out=variance)
     return deviation
 
 
-def _local_mean(values: np.ndarray, where: np.ndarray, window: np.ndarray) -> np.ndarray:
+class _LocalMean:
     """Gaussian mean over the points in `where`, made from sums over blocks; where none is near, that of all."""
-    blocks = np.maximum((window / 3).astype(int), 1)
-    rows, columns = (_block_sums(n, int(k)) for n, k in zip(values.shape[1:], blocks[1:], strict=True))
-    sigma = window / np.array([1, blocks[1], blocks[2]])
-    sums, counts = (
-        ndimage.gaussian_filter(rows @ v.astype(np.float32) @ columns.T, sigma, mode="constant", truncate=3)
-        for v in (values, where)
-    )
-    everywhere = float(values.sum(dtype=np.float64) / max(where.sum(), 1))
-    some = 0.02 * float(blocks[1] * blocks[2])  # of a block: far from any, the mean of all takes over
-    mean = (sums + some * everywhere) / (counts + some)
-    rows, columns = (
-        _interpolation((np.arange(n) + 0.5) / k - 0.5, len(m))
-        for n, k, m in zip(values.shape[1:], blocks[1:], (rows, columns), strict=True)
-    )
-    local: np.ndarray = rows @ mean @ columns.T
-    return local
+
+    def __init__(self, where: np.ndarray, window: np.ndarray) -> None:
+        blocks = np.maximum((window / 3).astype(int), 1)
+        self._sums = [_block_sums(n, int(k)) for n, k in zip(where.shape[1:], blocks[1:], strict=True)]
+        self._spread = [
+            _interpolation((np.arange(n) + 0.5) / k - 0.5, len(m))
+            for n, k, m in zip(where.shape[1:], blocks[1:], self._sums, strict=True)
+        ]
+        self._sigma = window / np.array([1, blocks[1], blocks[2]])
+        self._some = 0.02 * float(blocks[1] * blocks[2])  # of a block: far from any, the mean of all takes over
+        self._counts = self._blurred_sums(where.astype(np.float32)) + self._some
+        self._count = max(int(np.count_nonzero(where)), 1)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """(S, H, W) float32, 0 at points that are not in `where`."""
+        everywhere = float(values.sum(dtype=np.float64)) / self._count
+        mean = (self._blurred_sums(values) + self._some * everywhere) / self._counts
+        local: np.ndarray = self._spread[0] @ mean @ self._spread[1].T
+        return local
+
+    def _blurred_sums(self, values: np.ndarray) -> np.ndarray:
+        rows, columns = self._sums
+        blurred: np.ndarray = ndimage.gaussian_filter(
+            rows @ values @ columns.T, self._sigma, mode="constant", truncate=3
+        )
+        return blurred
 
 
 def _block_sums(points: int, block: int) -> np.ndarray:
@@ -237,14 +257,6 @@ def _interpolation(places: np.ndarray, points: int) -> np.ndarray:
     distance = np.abs(np.subtract.outer(places.clip(0, points - 1), np.arange(points)))
     weights: np.ndarray = (1 - distance).clip(0).astype(np.float32)
     return weights
-
-
-def _slice_correlation(removed: np.ndarray, flat: np.ndarray) -> float:
-    """Correlation of neighbouring slices in flat places."""
-    both = flat[:-1] & flat[1:]
-    a, b = removed[:-1][both], removed[1:][both]
-    scale = math.sqrt(float(np.square(a).sum(dtype=np.float64) * np.square(b).sum(dtype=np.float64)))
-    return float((a * b).sum(dtype=np.float64)) / scale if scale > 0 else 0.0
 
 
 def _end_slices(slices: int, sigma: float, correlation: float) -> np.ndarray:
@@ -263,22 +275,26 @@ def _end_slices(slices: int, sigma: float, correlation: float) -> np.ndarray:
     return level
 
 
-def _neighbours(z: np.ndarray, flat: np.ndarray) -> tuple[float, float, float]:
-    """Correlation of neighbouring points along slices, rows and columns."""
+def _neighbours(values: np.ndarray, flat: np.ndarray, axes: tuple[int, ...] = (0, 1, 2)) -> tuple[float, ...]:
+    """Correlation of neighbouring points, both flat, along each of the axes: slices, rows and columns."""
     found = []
-    cut = z.clip(-CLIP, CLIP)
-    for axis in range(3):
+    values, on_flat = values * flat, flat.astype(np.float32)
+    squares = values * values
+    for axis in axes:
         first, second = (
             tuple(slice(*ends) if a == axis else slice(None) for a in range(3)) for ends in ((None, -1), (1, None))
         )
-        both = flat[first] & flat[second]
-        a, b = cut[first][both], cut[second][both]
-        scale = math.sqrt(float(np.square(a).sum(dtype=np.float64) * np.square(b).sum(dtype=np.float64)))
-        found.append(float((a * b).sum(dtype=np.float64)) / scale if scale > 0 else 0.0)
-    return found[0], found[1], found[2]
+        scale = math.sqrt(_sum(squares[first], on_flat[second]) * _sum(on_flat[first], squares[second]))
+        found.append(_sum(values[first], values[second]) / scale if scale > 0 else 0.0)
+    return tuple(found)
 
 
-def _freedom(shape: tuple[int, ...], window: np.ndarray, correlations: tuple[float, float, float]) -> float:
+def _sum(a: np.ndarray, b: np.ndarray) -> float:
+    """Sum of the products, exact enough in float32 along one row at a time."""
+    return float(np.einsum("ijk,ijk->ij", a, b).sum(dtype=np.float64))
+
+
+def _freedom(shape: tuple[int, ...], window: np.ndarray, correlations: tuple[float, ...]) -> float:
     """Degrees of freedom of the local variance, where correlations fall as Gaussians: 2 over its relative variance."""
     shared = 1.0
     for points, sigma, correlation in zip(shape, window, correlations, strict=True):
@@ -297,8 +313,11 @@ def _freedom(shape: tuple[int, ...], window: np.ndarray, correlations: tuple[flo
 def _normal(t: np.ndarray, freedom: float) -> np.ndarray:
     """Turn values of Student's t into normal ones of the same probability (Wallace, Ann Math Stat 30:1124, 1959)."""
     scale = float((8 * freedom + 1) / (8 * freedom + 3))
-    size = np.sqrt(freedom * np.log1p(t * t * np.float32(1 / freedom))) * scale
-    normal: np.ndarray = np.copysign(size, t)
+    size = t * t
+    size *= np.float32(1 / freedom)
+    np.sqrt(np.log1p(size, out=size), out=size)
+    size *= np.float32(math.sqrt(freedom) * scale)
+    normal: np.ndarray = np.copysign(size, t, out=size)
     return normal
 
 
@@ -321,7 +340,7 @@ def _peaks(layer: _Layer) -> np.ndarray:
     return np.column_stack([places * np.array(layer.steps), scale, layer.contrast_hu[at], layer.z[at]])
 
 
-HEIGHTS = np.linspace(LEAST_HEIGHT, 30, 2651)
+HEIGHTS = np.linspace(LEAST_HEIGHT, 30, 1326)
 
 
 def _null_peaks(layer: _Layer) -> np.ndarray:
@@ -340,8 +359,9 @@ def _above_both(height: np.ndarray, correlation: float) -> np.ndarray:
     """Probability that a point of this height is higher than both neighbours along one axis (Taylor et al.)."""
     h = math.sqrt((1 - correlation) / (1 + correlation))
     alpha = math.asin(math.sqrt((1 - correlation**2) / 2))
-    theta = (np.arange(200) + 0.5) * alpha / 200
-    both_below = np.exp(-0.5 * (h * height[:, None] / np.sin(theta)) ** 2).mean(axis=1) * alpha / math.pi
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    theta = alpha * (nodes + 1) / 2
+    both_below = np.exp(-0.5 * (h * height[:, None] / np.sin(theta)) ** 2) @ weights * alpha / (2 * math.pi)
     chance: np.ndarray = 1 - 2 * special.ndtr(-h * height) + both_below
     return chance
 
