@@ -28,6 +28,7 @@ from ASCONDenoiseLib.panel.sections.compare import CompareSection, registerLayou
 from ASCONDenoiseLib.panel.sections.export import ExportSection
 from ASCONDenoiseLib.panel.sections.model_chooser import ModelChooser
 from ASCONDenoiseLib.panel.sections.numbers import NumbersSection
+from ASCONDenoiseLib.panel.sections.preview import PreviewSection
 from ASCONDenoiseLib.panel.sections.quality import QualitySection
 from ASCONDenoiseLib.panel.sections.strength import StrengthSection
 from ASCONDenoiseLib.panel.task_button import TaskButton
@@ -101,6 +102,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.modelChooser = ModelChooser(context)
         self.strength = StrengthSection(context)
         self.compare = CompareSection(context)
+        self.preview = PreviewSection(context, self.compare)
         self.numbers = NumbersSection(context)
         self.quality = QualitySection(context)
         self.anatomy = AnatomySection(context)
@@ -125,6 +127,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         self.anatomy.close()
         self.quality.close()
+        self.preview.close()
         self.logic.close()
 
     def onReload(self) -> None:
@@ -179,6 +182,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onLayoutChanged(self, layout: int) -> None:
         self.anatomy.onLayoutChanged()
         self.quality.onLayoutChanged()
+        self.preview.onLayoutChanged()
         self.compare.onLayoutChanged(layout)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
@@ -186,6 +190,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Empties the choice; else the selector would take another volume, which the next result would replace."""
         choices = self._parameterNode
         self.quality.onNodeAboutToBeRemoved(removed)
+        self.preview.onNodeAboutToBeRemoved(removed)
         for name in NODES[1:]:
             if choices and getattr(choices, name) is removed:
                 setattr(choices, name, None)
@@ -224,7 +229,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         choices = self._parameterNode
         self._observeInput(choices.inputVolume if choices else None)
         self._warn(choices)
-        for section in (self.modelChooser, self.strength, self.anatomy, self.compare, self.quality, self.export):
+        sections = (self.modelChooser, self.strength, self.anatomy, self.compare, self.quality, self.export)
+        for section in (*sections, self.preview):
             section.update()
         if choices is None:
             self.ui.denoiseButton.enabled = False
@@ -262,6 +268,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onStrength(self, percent: float) -> None:
         self.logic.setStrength(percent / 100)
         self.strength.update()
+        self.preview.onStrength()
         self.compare.labelPanes()
         self.quality.onStrength()
 
@@ -288,6 +295,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if error is not None:
             self._showError(task, error)
         elif task.kind == "denoise":
+            self.ui.previewButton.checked = False
             choices = self._parameterNode
             with slicer.util.NodeModify(choices):  # a script may have chosen others
                 choices.inputVolume, choices.outputVolume = result.input, result.output

@@ -181,7 +181,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             raise InputError(reason)
         if strength is not None:
             self.strength = strength
-        means = self._means(model, device) | {"facts": self._facts(inputVolume)}
+        means = self.means(model, device) | {"facts": self._facts(inputVolume)}
         work = operations.denoise(inputVolume, outputVolume, referenceVolume, strength=lambda: self.strength, **means)
         return self.tasks.start("denoise", work, [inputVolume, outputVolume])
 
@@ -207,11 +207,12 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         """
         if reason := self.obstacle(inputVolume, model=model):
             raise InputError(reason)
-        means = self._means(model, device) | {"facts": self._facts(inputVolume)}
+        means = self.means(model, device) | {"facts": self._facts(inputVolume)}
         work = operations.anatomy(inputVolume, before, clusters=clusters, points=self.points, translate=_, **means)
         return self.tasks.start("anatomy", work, [inputVolume])
 
-    def _means(self, model: str, device: str) -> dict[str, Any]:
+    def means(self, model: str, device: str) -> dict[str, Any]:
+        """What operations that run a network are given besides volumes; arguments as in `denoise`."""
         database = openDatabase()
         return {
             "model": str(find_model(model)) if model else None,

@@ -254,3 +254,15 @@ def shown_planes(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.
 def shown_slices(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.vtkMRMLSliceNode]) -> list[int]:
     """Those planes of `shown_planes` that are slices, sorted."""
     return [plane[0] for plane in shown_planes(volume, views) if isinstance(plane[0], int)]
+
+
+def slice_in_sight(volume: slicer.vtkMRMLScalarVolumeNode, views: Iterable[slicer.vtkMRMLSliceNode]) -> int | None:
+    """The slice in the middle of the first view that shows slices of the volume; None where no view does."""
+    for view in views:
+        if shown := shown_slices(volume, [view]):
+            to_ijk = vtk.vtkMatrix4x4()
+            vtk.vtkMatrix4x4.Invert(ijk_to_world(volume), to_ijk)
+            centre = [view.GetSliceToRAS().GetElement(axis, 3) for axis in range(3)]
+            at = to_ijk.MultiplyPoint((*centre, 1.0))[2]
+            return min(shown, key=lambda index: abs(index - at))
+    return None

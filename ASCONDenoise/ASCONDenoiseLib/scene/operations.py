@@ -142,7 +142,7 @@ def denoise(
     with private_folder(parent, keep=True) as folder:
         run = Run(folder, source, reference, output)
         voxels = volume_array(source)
-        padding_hu = yield from _hand_over(source, run.file("ldct"), file_for_instance)
+        padding_hu = yield from hand_over(source, run.file("ldct"), file_for_instance, voxels)
         run.facts = yield {
             "command": "denoise",
             "input": run.file("ldct"),
@@ -169,13 +169,13 @@ def denoise(
     return run
 
 
-def _hand_over(source: Any, file: str, file_for_instance: Callable[[str], str] | None) -> Operation:
-    """Writes a volume node's voxels to a file for the worker; returns its padding value in HU, or None."""
+def hand_over(source: Any, file: str, file_for_instance: Callable[[str], str] | None, voxels: np.ndarray) -> Operation:
+    """Writes voxels of a volume node to a file for the worker; returns its padding value in HU, or None."""
     padding_hu = None
     if instance_uids(source):
         yield from _imported("ASCONDenoiseLib.io.dicom_reader")
         padding_hu = read_padding_hu(source, file_for_instance)
-    yield from write_in_pieces(volume_array(source), file)
+    yield from write_in_pieces(voxels, file)
     return padding_hu
 
 
@@ -291,7 +291,7 @@ def anatomy(
     """
     with private_folder(parent) as folder:
         files = {name: str(folder / name) for name in ("ldct.npy", "labels.npy", "points.npz")}
-        padding_hu = yield from _hand_over(source, files["ldct.npy"], file_for_instance)
+        padding_hu = yield from hand_over(source, files["ldct.npy"], file_for_instance, volume_array(source))
         found = yield {
             "command": "cluster",
             "input": files["ldct.npy"],

@@ -16,7 +16,12 @@ from ASCONDenoiseLib.scene.provenance import provenance
 
 
 def new_volume_like(
-    scene: slicer.vtkMRMLScene, source: slicer.vtkMRMLScalarVolumeNode, name: str, image: vtk.vtkImageData
+    scene: slicer.vtkMRMLScene,
+    source: slicer.vtkMRMLScalarVolumeNode,
+    name: str,
+    image: vtk.vtkImageData,
+    *,
+    passing: bool = False,
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """A new volume node with these voxels, in everything else like `source`, added to the scene when it is complete.
 
@@ -28,10 +33,15 @@ def new_volume_like(
         source: the volume to resemble.
         name: of the new node; a number is appended where it is taken.
         image: the voxels, which the node keeps without a copy.
+        passing: no list, hierarchy or file of the scene has it.
     """
     node = slicer.vtkMRMLScalarVolumeNode()
     node.SetName(scene.GenerateUniqueName(name))
     display = slicer.vtkMRMLScalarVolumeDisplayNode()
+    if passing:
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        display.SetSaveWithScene(False)
     copy_display(source, display)
     scene.AddNode(display)
     node.SetAndObserveDisplayNodeID(display.GetID())
@@ -39,7 +49,8 @@ def new_volume_like(
     node.SetAndObserveImageData(image)
     scene.AddNode(node)
     node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
-    place_beside(source, node)
+    if not passing:
+        place_beside(source, node)
     return node
 
 

@@ -48,6 +48,7 @@ class CompareSection:
         self.panel = panel
         self.ui = ui = panel.ui
         self._views = CompareViews()
+        self._preview: Volume | None = None
         self._flickerTimer = qt.QTimer()
         self._flickerTimer.timeout.connect(self.onFlicker)
         for name in hounsfield.DISPLAY_WINDOWS_HU:
@@ -71,8 +72,10 @@ class CompareSection:
             return
         pair = choices.inputVolume, choices.outputVolume
         both = None not in pair
-        for widget in (ui.compareButton, ui.differenceButton, ui.revealSlider, ui.flickerButton):
+        for widget in (ui.compareButton, ui.differenceButton):
             widget.enabled = both
+        for widget in (ui.revealSlider, ui.flickerButton):
+            widget.enabled = both or self._preview is not None
         ui.differenceButton.toolTip = _("Another view: denoised less LDCT, in HU.") if both else _("Denoise first.")
         if both and ui.differenceButton.checked and self.panel.logic.differencePair != pair:
             self._showDifference()
@@ -94,7 +97,8 @@ class CompareSection:
 
     def _imagesInHu(self) -> list[Volume]:
         """The volumes that share a window: all but the difference."""
-        return [volume for pane, volume in self._volumes().items() if pane != "difference"]
+        volumes = [volume for pane, volume in self._volumes().items() if pane != "difference"]
+        return volumes if self._preview is None else [*volumes, self._preview]
 
     # Side by side
 
@@ -172,12 +176,13 @@ class CompareSection:
         """Shows all volumes with one of the display windows."""
         display.set_window(self._imagesInHu(), hounsfield.DISPLAY_WINDOWS_HU[name])
 
-    def showResult(self) -> str:
-        """Shows the result over the LDCT, in the views that there are.
+    def showResult(self, preview: Volume | None = None) -> str:
+        """Shows the result, or a preview in its place, over the LDCT in the views that there are.
 
         Where Slicer found the window by itself, whose whole range hides noise, one is set that suits what the volume
         shows. Returns a sentence that says so; "" where the user's window stays.
         """
+        self._preview = preview
         self.ui.revealSlider.value = 100
         ldct = self.panel.choices.inputVolume
         said = ""
@@ -191,11 +196,18 @@ class CompareSection:
         self.onReveal()
         return said
 
+    def endPreview(self) -> None:
+        """Shows the result again, where there is one."""
+        self._preview = None
+        self._views.shareWindow(self._imagesInHu())
+        self.onReveal()
+
     def onReveal(self) -> None:
         """Shows as much of the denoised volume over the LDCT as the slider says."""
         volumes = self._volumes()
-        if "LDCT" in volumes and "denoised" in volumes:
-            self._views.reveal(volumes["LDCT"], volumes["denoised"], self.ui.revealSlider.value / 100)
+        after = self._preview or volumes.get("denoised")
+        if "LDCT" in volumes and after is not None:
+            self._views.reveal(volumes["LDCT"], after, self.ui.revealSlider.value / 100)
         self.labelPanes()
 
     def labelPanes(self) -> None:
@@ -208,6 +220,8 @@ class CompareSection:
         labels = compare_layout.pane_labels(1.0 if known is None else known, opacity, _)
         if known is None and opacity > 0:
             labels["denoised"] = _("denoised") if opacity == 1 else _("both")
+        if self._preview is not None and opacity > 0:
+            labels["denoised"] = _("preview") if opacity == 1 else _("both")
         compare_layout.label_panes(slicer.mrmlScene, labels)
 
     def onFlickerButton(self, on: bool) -> None:

@@ -1,0 +1,112 @@
+"""From the click on Preview, and from scrolling to another slice, to the denoised slice in the view.
+
+    python Testing/benchmarks/bench_preview.py SCAN [--slices 60] [--picture FILE]
+
+Runs the real panel, worker and fast model on the stand-in, on a CT file that ASCON reads. Compares with the whole
+volume, denoised by the model that the panel chooses, in the same run. A warm preview is to be there within 1 s, and the
+main thread is never to be held for more than 0.2 s; exits with 1 where that is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "Testing"))
+
+import numpy as np  # noqa: E402
+import standin  # noqa: E402
+
+standin.install()
+
+import qt  # noqa: E402
+import slicer  # noqa: E402
+
+WARM_S, HOLD_S = 1.0, 0.2
+
+
+def volume(path: str, slices: int):
+    """The middle slices of a file as a node in the view Red."""
+    from ASCONDenoiseLib.io.reading import read_volume
+
+    scan = read_volume(path)
+    first = max(0, (len(scan.voxels) - slices) // 2)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(scan.voxels[first : first + slices]))
+    node.SetSpacing(scan.geometry.spacing_mm)
+    node.SetIJKToRASDirections(-1, 0, 0, 0, -1, 0, 0, 0, 1)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevelMinMax(-160, 240)
+    slicer.util.setSliceViewerLayers(background=node, fit=True)
+    return node
+
+
+def timed(work, until) -> tuple[float, float]:
+    """Seconds until something is true and drawn, and the longest hold of the main thread."""
+    beats: list[float] = []
+    timer = qt.QTimer()
+    timer.timeout.connect(lambda: beats.append(time.monotonic()))
+    timer.start(0)
+    started = time.monotonic()
+    beats.append(started)
+    work()
+    while not until():
+        slicer.app.processEvents()
+        time.sleep(0.001)
+    slicer.app.layoutManager().sliceWidget("Red").sliceView().forceRender()
+    timer.stop()
+    return time.monotonic() - started, float(np.diff(beats).max())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scan", help="a CT volume")
+    parser.add_argument("--slices", type=int, default=60, help="of the volume, from its middle")
+    parser.add_argument("--scrolls", type=int, default=5, help="to how many other slices")
+    parser.add_argument("--picture", help="PNG of panel and views with the preview on")
+    arguments = parser.parse_args()
+    standin.load_module(ROOT / "ASCONDenoise" / "ASCONDenoise.py")
+    slicer.util.mainWindow().resize(1600, 1000)
+    slicer.util.mainWindow().show()
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    node = volume(arguments.scan, arguments.slices)
+    slicer.util.selectModule("ASCONDenoise")
+    panel = slicer.modules.ASCONDenoiseWidget
+    section, ui = panel.preview, panel.ui
+    panel._parameterNode.inputVolume = node
+    (red,) = [view for view in slicer.util.getNodesByClass("vtkMRMLSliceNode") if view.GetLayoutName() == "Red"]
+    origin, mm = node.GetOrigin(), node.GetSpacing()[2]
+
+    def done() -> bool:
+        assert ui.previewButton.checked, ui.statusLabel.text
+        return section.shown is not None and not section.busy
+
+    rows = [("the click, cold", *timed(ui.previewButton.click, done))]
+    for index in np.linspace(5, arguments.slices - 5, arguments.scrolls).astype(int):
+        place = (0.0, 0.0, origin[2] + mm * float(index))
+        rows.append(
+            (f"scrolled to slice {index + 1}", *timed(lambda place=place: red.JumpSliceByOffsetting(*place), done))
+        )
+        assert section.shown.index == index, (section.shown.index, index)
+    if arguments.picture:
+        slicer.util.mainWindow().grab().save(arguments.picture)
+    warm = [seconds for _what, seconds, _hold in rows[1:]]
+    ui.previewButton.click()
+    whole, hold = timed(ui.denoiseButton.click, lambda: not panel.logic.tasks.busy("denoise"))
+    rows.append((f"Denoise, {arguments.slices} slices, {panel.logic.run.facts['model']['name']}", whole, hold))
+    print("| what | until it is seen | longest hold of the main thread |\n|---|---:|---:|")
+    for what, seconds, held in rows:
+        print(f"| {what} | {seconds:.2f} s | {held:.3f} s |")
+    longest = max(held for _what, _seconds, held in rows)
+    warm_s = float(np.median(warm))
+    print(f"\nA warm preview takes {warm_s:.2f} s (median), {whole / warm_s:.0f} times less than all slices.")
+    panel.cleanup()
+    return int(warm_s > WARM_S or longest > HOLD_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
