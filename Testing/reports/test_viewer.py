@@ -85,11 +85,13 @@ def test_slices_are_left_out_evenly_where_there_is_no_room_but_none_with_a_place
 def test_a_page_shares_its_room_among_its_viewers(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     images = {name: rng.normal(0, 20, (30, 40, 40)).astype(np.int16) for name in ("LDCT", "denoised")}
-    monkeypatch.setattr(html_page.viewer, "MAX_PAGE_BYTES", 80_000)
-    cases = [Case(name, viewer=Viewer(images, (1, 1, 1))) for name in "abc"]
+    picture = tmp_path / "a.png"
+    picture.write_bytes(rng.bytes(30_000))  # 40 kB in base64
+    most = 3 * 40_000 + 80_000 + len(viewer.script())
+    monkeypatch.setattr(html_page.viewer, "MAX_PAGE_BYTES", most)
+    cases = [Case(name, [(picture, "p")], viewer=Viewer(images, (1, 1, 1))) for name in "abc"]
     written = page(tmp_path / "a.html", "t", cases)
-    script = len(viewer.script())
-    assert 60_000 < written.stat().st_size - script < 130_000  # facts and markup besides
+    assert most - 20_000 < written.stat().st_size < most + 3 * 15_000  # facts and markup of the viewers besides
 
 
 # ---- in a browser
