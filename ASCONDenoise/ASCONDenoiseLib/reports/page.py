@@ -85,7 +85,7 @@ def page(
 
 
 def _room(cases: Sequence[Case], viewers: int, script: str) -> int:
-    """Bytes for the volumes of each viewer, after pictures and all else; 3 % less, since slices differ from a sample."""
+    """Bytes for the volumes of each viewer, after pictures and all else; 3 % less, as slices differ from a sample."""
     else_bytes = len(script) + sum(len(_case(replace(case, viewer=None), 0)) for case in cases)
     return max(0, int(0.97 * (viewer.MAX_PAGE_BYTES - else_bytes))) // max(1, viewers)
 
