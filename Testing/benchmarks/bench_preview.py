@@ -85,22 +85,25 @@ def main() -> int:
         assert ui.previewButton.checked, ui.statusLabel.text
         return section.shown is not None and not section.busy
 
-    rows = [("the click, cold", *timed(ui.previewButton.click, done))]
-    for index in np.linspace(5, arguments.slices - 5, arguments.scrolls).astype(int):
+    rows: list[tuple[str, float, float]] = []
+
+    def row(what: str, seconds: float, held: float) -> None:
+        rows.append((what, seconds, held))
+        print(f"| {what} | {seconds:.2f} s | {held:.3f} s |", flush=True)
+
+    print("| what | until it is seen | longest hold of the main thread |\n|---|---:|---:|")
+    row("the click, cold", *timed(ui.previewButton.click, done))
+    for index in np.linspace(0, arguments.slices - 1, arguments.scrolls).astype(int):
         place = (0.0, 0.0, origin[2] + mm * float(index))
-        rows.append(
-            (f"scrolled to slice {index + 1}", *timed(lambda place=place: red.JumpSliceByOffsetting(*place), done))
-        )
+        scrolled = timed(lambda place=place: red.JumpSliceByOffsetting(*place), done)
+        row(f"scrolled to slice {index + 1}", *scrolled)
         assert section.shown.index == index, (section.shown.index, index)
     if arguments.picture:
         slicer.util.mainWindow().grab().save(arguments.picture)
     warm = [seconds for _what, seconds, _hold in rows[1:]]
     ui.previewButton.click()
     whole, hold = timed(ui.denoiseButton.click, lambda: not panel.logic.tasks.busy("denoise"))
-    rows.append((f"Denoise, {arguments.slices} slices, {panel.logic.run.facts['model']['name']}", whole, hold))
-    print("| what | until it is seen | longest hold of the main thread |\n|---|---:|---:|")
-    for what, seconds, held in rows:
-        print(f"| {what} | {seconds:.2f} s | {held:.3f} s |")
+    row(f"Denoise, {arguments.slices} slices, {panel.logic.run.facts['model']['name']}", whole, hold)
     longest = max(held for _what, _seconds, held in rows)
     warm_s = float(np.median(warm))
     print(f"\nA warm preview takes {warm_s:.2f} s (median), {whole / warm_s:.0f} times less than all slices.")
