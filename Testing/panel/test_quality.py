@@ -169,6 +169,9 @@ class RegionsTest(QualityTestCase):
         rows = self.measured()
         for cell in rows["Edge, 10-90 % width [mm]"]:
             self.assertAlmostEqual(float(cell), 2.563 * 1.2, delta=0.1)
+        for level, title in ((2, "Edge, TTF50 [1/mm]"), (10, "Edge, TTF10 [1/mm]")):
+            for cell in rows[title]:  # of a Gaussian
+                self.assertAlmostEqual(float(cell), np.sqrt(np.log(level) / 2) / np.pi / 1.2, delta=0.02)
         self.ui.profileButton.click()
         chart = self.panel.quality.profile.chart
         self.assertEqual([chart.GetNthPlotSeriesNode(i).GetName() for i in range(2)], ["LDCT", "denoised"])

@@ -102,8 +102,11 @@ class RegionsRequest(ImagesRequest):
 
 
 def regions(job: Job, request: RegionsRequest, _: Any) -> Facts:
-    """Returns "regions" (name -> image -> Region), "lesion" (image -> RegionPair), "edge" (image -> its width and so
-    on), "profiles" (distance_mm and a list for each image), all as plain numbers, and "notes": what could not be."""
+    """Returns plain numbers.
+
+    "regions" (name -> image -> Region), "lesion" (image -> RegionPair), "edge" (image -> its width, TTF50 and so on),
+    "profiles" (distance_mm and a list for each image), and "notes": what could not be measured.
+    """
     from ASCONDenoiseLib.imaging.regions import lesion_and_background, region
 
     images = request.images()
@@ -201,6 +204,7 @@ def _parts(images: Mapping[str, np.ndarray], box: tuple[slice, ...], strength: f
 
 def _edge(images: Mapping[str, np.ndarray], request: RegionsRequest, notes: list[str]) -> tuple[Facts, Facts]:
     from ASCONDenoiseLib.imaging.edges import fit_line, line_profile
+    from ASCONDenoiseLib.imaging.transfer import LEAST_CNR, transfer_function
 
     edge = request.edge
     assert edge is not None
@@ -217,6 +221,11 @@ def _edge(images: Mapping[str, np.ndarray], request: RegionsRequest, notes: list
             profiles["distance_mm"], profiles[name] = distance_mm.tolist(), values_hu.tolist()
             fit = fit_line(image, request.spacing_mm, *ends)
             widths[name] = {"width_mm": fit.width_mm, "low_hu": fit.low_hu, "high_hu": fit.high_hu}
+            ttf = transfer_function(fit, request.spacing_mm)
+            if ttf.cnr >= LEAST_CNR:
+                widths[name] |= {"ttf50": ttf.ttf50, "ttf10": ttf.ttf10}
+            else:
+                notes.append(f"Edge, {name}: the contrast is {ttf.cnr:.1f} times the noise; a TTF needs {LEAST_CNR:g}.")
         except InputError as error:
             notes.append(f"Edge, {name}: {error}")
     return widths, profiles

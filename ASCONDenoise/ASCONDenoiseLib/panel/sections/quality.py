@@ -315,6 +315,12 @@ def _rows(measured: Mapping[str, Any]) -> list[tuple[str, ...]]:
     if edge := measured["edge"]:
         images = list(rows[0][1:]) if rows else list(measured["profiles"])[1:]
         rows = rows or [("", *images)]
-        widths = (number(edge[image]["width_mm"] if image in edge else None, 2, "-") for image in images)
-        rows.append((_("Edge, 10-90 % width [mm]"), *widths))
+        for title, key in (
+            (_("Edge, 10-90 % width [mm]"), "width_mm"),
+            (_("Edge, TTF50 [1/mm]"), "ttf50"),
+            (_("Edge, TTF10 [1/mm]"), "ttf10"),
+        ):
+            values = [edge.get(image, {}).get(key) for image in images]
+            if key == "width_mm" or any(value is not None for value in values):
+                rows.append((title, *(number(value, 2, "-") for value in values)))
     return rows
