@@ -67,17 +67,17 @@ def configuration(folder: Path, port: int, model: Path, destinations: str, **mor
     file = folder / "node.toml"
     file.write_text(f"""
 quiet_s = {more.get("quiet_s", "2.0")}
-device = "cpu"
+device = "{more.get("device", "cpu")}"
 {more.get("top", "")}
 [listen]
 callers = ["SCANNER", "ORTHANC"]
 networks = ["127.0.0.0/8"]
-address = "127.0.0.1"
+address = "{more.get("address", "127.0.0.1")}"
 port = {port}
 {more.get("listen", "")}
 [storage]
 folder = "data"
-least_free_gb = 0.1
+least_free_gb = {more.get("least_free_gb", "0.1")}
 {more.get("storage", "")}
 [page]
 port = {more.get("page_port", "0")}

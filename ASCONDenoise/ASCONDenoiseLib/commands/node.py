@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
+import subprocess
 import time
 import warnings
 from pathlib import Path
@@ -76,8 +78,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         if config.page.port:
             page.start()
         node.start()
-        listen = config.listen
-        console.note(f"{listen.ae_title} listens at {listen.address}:{listen.port}; Ctrl-C ends it")
+        console.note("Ctrl-C ends it")
         while not ended:  # awake now and then: a signal that another thread got wakes nobody here
             time.sleep(0.2)
     finally:
@@ -87,12 +88,13 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
 
 def _init(args: argparse.Namespace, console: Console) -> None:
-    from ASCONDenoiseLib.io.atomic import atomic_file, check_new, check_parent
+    from ASCONDenoiseLib.io.atomic import atomic_file, check_parent
     from ASCONDenoiseLib.node.config import TEMPLATE
 
     file = args.file.resolve()
     check_parent(file)
-    check_new(file)
+    if os.path.lexists(file):
+        raise InputError(f"{file} is there already, and stays as it is: choose another name.")
     with atomic_file(file, replace=False) as partial:
         partial.write_text(TEMPLATE, encoding="utf-8")
     console.done(f"{args.file}: fill it in, then `ascon node check --config {args.file}`", file=str(file))
@@ -102,15 +104,16 @@ def _check(args: argparse.Namespace, console: Console) -> None:
     config = _read(args.config)
     from ASCONDenoiseLib.node.check import check
     from ASCONDenoiseLib.node.worker_process import WorkerProcess
-    from ASCONDenoiseLib.reports.text_table import aligned
 
-    steps = list(check(config, WorkerProcess()))
-    rows = [(step.name, "good" if step.good else "FAILS", step.told) for step in steps]
-    if bad := [step.name for step in steps if not step.good]:
-        if not console.as_json:
-            print(aligned(rows))
-        raise Failure(f"{len(bad)} of {len(steps)} steps fail: {', '.join(bad)}.")
-    console.answer(aligned(rows), steps=[vars(step) for step in steps])
+    steps = []
+    for step in check(config, WorkerProcess(log=None if console.debug else subprocess.DEVNULL)):
+        steps.append(step)
+        if not console.as_json:  # each as it comes: some take seconds
+            print(f"{step.name:<20}  {'good' if step.good else 'FAILS':<5}  {step.told}", flush=True)
+    if bad := [step for step in steps if not step.good]:
+        which = [f"{step.name}: {step.told}" if console.as_json else step.name for step in bad]
+        raise Failure(f"{len(bad)} of {len(steps)} steps fail: {', '.join(which)}{'' if console.as_json else '.'}")
+    console.done(f"All {len(steps)} steps are good.", steps=[vars(step) for step in steps])
 
 
 def _retry(args: argparse.Namespace, console: Console) -> None:
@@ -118,8 +121,12 @@ def _retry(args: argparse.Namespace, console: Console) -> None:
     from ASCONDenoiseLib.node.service import Node
 
     node = Node(config)
-    taken = node.ledger.retry(args.series)
-    node.stop()
+    try:
+        taken = node.ledger.retry(args.series)
+    finally:
+        node.stop()
+    if args.series and not taken:
+        raise InputError(f"No series {args.series} has failed and has its originals here: send it again to the node.")
     console.answer(f"{len(taken)} series are taken up again when the node starts.", series=taken)
 
 

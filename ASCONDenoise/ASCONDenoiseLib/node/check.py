@@ -17,8 +17,10 @@ from ASCONDenoiseLib.io.atomic import atomic_file
 from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.files import find_model, verify
-from ASCONDenoiseLib.node.config import Destination, Listen, NodeConfig, Page, Tls
+from ASCONDenoiseLib.node.config import Destination, Listen, NodeConfig, Page, Rule, Storage, Tls
+from ASCONDenoiseLib.node.ports import cannot_listen
 from ASCONDenoiseLib.node.sender import echo
+from ASCONDenoiseLib.node.service import made
 from ASCONDenoiseLib.node.tls import connecting, listening
 from ASCONDenoiseLib.node.worker_process import WorkerProcess
 
@@ -38,71 +40,85 @@ class Step:
 
 
 def check(config: NodeConfig, worker: WorkerProcess) -> Iterator[Step]:
-    """Try: storage, room, ports, certificates, models, one slice, an echo of each destination."""
-    folder = config.storage.folder
-    steps: list[tuple[str, Callable[[], str]]] = [
-        ("storage", partial(_write, folder)),
-        ("free space", partial(_space, folder, config.storage.least_free_gb)),
-        ("listening", partial(_listen, config.listen)),
-        ("status page", partial(_page, config.page)),
-    ]
-    models = sorted({rule.model or "" for rule in config.rules if not rule.leave_alone})
-    steps += [(f"model {name or 'by default'}", partial(_model, name or None)) for name in models]
-    steps += [("one slice", partial(_one_slice, config, worker, name or None)) for name in models[:1]]
+    """Try: storage, room, ports, certificates, each model on a slice, an echo of each destination.
+
+    What needs a step that fails is not tried.
+    """
+    yield (storage := _tried("storage", partial(_write, config.storage.folder)))
+    if storage.good:
+        yield _tried("free space", partial(_space, config.storage))
+    yield _tried("listening", partial(_listen, config.listen))
+    yield _tried("status page", partial(_page, config.page))
+    yield _tried("rules", partial(_rules, config.rules))
+    for name in sorted({rule.model or "" for rule in config.rules if not rule.leave_alone}):
+        yield (model := _tried("model", partial(_model, name or None)))
+        if model.good:
+            yield _tried("a slice with it", partial(_one_slice, config, worker, name or None))
+    worker.end()
     for one in config.destinations:
-        if one.tls is not None:
-            steps.append((f"certificates for {one.name}", partial(_certificates, one.tls)))
-        steps.append((f"echo {one.name}", partial(_echo, one, config.listen.ae_title)))
-    for name, step in steps:
-        try:
-            yield Step(name, step(), True)
-        except (AsconError, OSError) as error:
-            yield Step(name, str(error), False)
+        readable = one.tls is None or _tried(f"certificates, {one.name}", partial(_certificates, one.tls))
+        if isinstance(readable, Step):
+            yield readable
+        if readable is True or readable.good:
+            yield _tried(f"echo {one.name}", partial(_echo, one, config.listen.ae_title))
 
 
-def _certificates(tls: Tls) -> str:
-    connecting(tls)
-    return "can be read"
-
-
-def _echo(destination: Destination, ae_title: str) -> str:
-    echo(destination, ae_title)
-    return f"{destination.ae_title} at {destination.host}:{destination.port} answers"
+def _tried(name: str, step: Callable[[], str]) -> Step:
+    try:
+        return Step(name, step(), True)
+    except AsconError as error:
+        return Step(name, str(error), False)
 
 
 def _write(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=folder) as inside,
-        atomic_file(Path(inside) / "file", fsync=True) as partial_file,
-    ):
-        partial_file.write_bytes(b"x" * 1_000_000)
+    made(folder)
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as inside,
+            atomic_file(Path(inside) / "file", fsync=True) as partial_file,
+        ):
+            partial_file.write_bytes(b"x" * 1_000_000)
+    except OSError as error:
+        why = error.strerror or error
+        raise Failure(
+            f"{folder} cannot be written ({why}): let this user write there, or choose another one."
+        ) from None
     return str(folder)
 
 
-def _space(folder: Path, least_gb: float) -> str:
-    free_gb = shutil.disk_usage(folder).free / 1e9
-    if free_gb < least_gb:
-        raise Failure(f"{folder} has {free_gb:.1f} GB free, and the configuration wants {least_gb:g} GB: make room.")
+def _space(storage: Storage) -> str:
+    free_gb = shutil.disk_usage(storage.folder).free / 1e9
+    if free_gb < storage.least_free_gb:
+        wanted = f"the configuration wants {storage.least_free_gb:g} GB"
+        raise Failure(f"{storage.folder} has {free_gb:.1f} GB free, and {wanted}: make room.")
     return f"{free_gb:.1f} GB"
 
 
 def _listen(listen: Listen) -> str:
     if listen.tls is not None:
         listening(listen.tls)
-    return f"{listen.ae_title} can listen at {_bind(listen.address, listen.port)}{' with TLS' if listen.tls else ''}"
+    place = _bound("The node", listen.address, listen.port)
+    return f"{listen.ae_title} can listen at {place}{' with TLS' if listen.tls else ''}"
 
 
 def _page(page: Page) -> str:
-    return f"can be served at {_bind(page.address, page.port)}" if page.port else "none is wanted"
+    return f"can be served at {_bound('The status page', page.address, page.port)}" if page.port else "none is wanted"
 
 
-def _bind(address: str, port: int) -> str:
+def _bound(what: str, address: str, port: int) -> str:
     try:
-        with socket.create_server((address, port)):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.create_server((address, port), family=family):
             return f"{address}:{port}"
-    except (OSError, OverflowError) as error:
-        raise Failure(f"{address}:{port} cannot be listened at ({error}): is a node running there?") from None
+    except OSError as error:
+        raise cannot_listen(what, address, port, error) from None
+
+
+def _rules(rules: tuple[Rule, ...]) -> str:
+    denoising = sum(not rule.leave_alone for rule in rules)
+    if not denoising:
+        raise Failure("None denoises anything: write a [[rules]] without leave_alone.")
+    return f"{denoising} of {len(rules)} denoise{'s' if denoising == 1 else ''}; what none fits is left alone"
 
 
 def _model(name: str | None) -> str:
@@ -117,9 +133,16 @@ def _one_slice(config: NodeConfig, worker: WorkerProcess, model: str | None) -> 
         source, output = Path(folder) / "noise.nrrd", Path(folder) / "result.nrrd"
         write_volume(Volume(noise, Geometry()), source)
         request = {"model": model, "device": config.device, "precision": config.precision}
-        try:
-            answer = worker.do("denoise_series", lambda *_: None, input=str(source), output=str(output), **request)
-        finally:
-            worker.end()
+        answer = worker.do("denoise_series", lambda *_: None, input=str(source), output=str(output), **request)
     record = answer["record"]
     return f"denoised on {record['device']} in {record['seconds']:.1f} s"
+
+
+def _certificates(tls: Tls) -> str:
+    connecting(tls)
+    return "can be read"
+
+
+def _echo(destination: Destination, ae_title: str) -> str:
+    echo(destination, ae_title)
+    return f"{destination.ae_title} at {destination.host}:{destination.port} answers, and takes CT images"

@@ -19,7 +19,9 @@ AE_TITLE = {"wanted": "an AE title: 1 to 16 characters, no backslash"}
 PORT = {"wanted": "a port, 1 to 65535"}
 STRENGTH = {"wanted": "a number from 0 to 1"}
 NOT_NEGATIVE = {"wanted": "a number of 0 or more"}
-NETWORK = {"wanted": 'networks such as "192.168.4.0/24"'}
+PORT_OR_NONE = {"wanted": "a port, 1 to 65535, or 0 for none"}
+CALLERS = {"wanted": 'a list of AE titles that may send, such as ["CT_1", "PACS*"], each of 1 to 16 characters,'}
+NETWORK = {"wanted": 'a list of networks, such as ["192.168.4.0/24"],'}
 RANGE = {"wanted": "two numbers, the smaller first"}
 
 
@@ -56,7 +58,7 @@ class Listen:
         tls: None: plain DICOM.
     """
 
-    callers: tuple[str, ...]
+    callers: tuple[str, ...] = field(metadata=CALLERS)
     networks: tuple[str, ...] = field(metadata=NETWORK)
     ae_title: str = field(default="ASCON", metadata=AE_TITLE)
     address: str = "0.0.0.0"
@@ -67,6 +69,10 @@ class Listen:
 
     def __post_init__(self) -> None:
         _check_address(self.ae_title, self.port)
+        if not self.callers or not all(1 <= len(caller) <= 16 for caller in self.callers):
+            raise FieldError("wrong", "callers", self.callers, CALLERS["wanted"])
+        if not self.networks:
+            raise FieldError("wrong", "networks", self.networks, NETWORK["wanted"])
         for network in self.networks:
             try:
                 ipaddress.ip_network(network, strict=False)
@@ -172,8 +178,12 @@ class Page:
     """
 
     address: str = "127.0.0.1"
-    port: int = 8104
+    port: int = field(default=8104, metadata=PORT_OR_NONE)
     patient_names: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise FieldError("wrong", "port", self.port, PORT_OR_NONE["wanted"])
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ class Ledger:
             self._db.executescript(_TABLES)
         except sqlite3.Error as error:
             raise Failure(
-                f"{path} cannot be used as the node's ledger ({error}): check its folder and disk."
+                f"{path} cannot be used as the node's ledger ({error}): check its disk, and that this user may "
+                "write it. A damaged one can be moved away: what lies in the node's folder is taken down anew."
             ) from error
 
     def close(self) -> None:
@@ -340,10 +341,14 @@ class Ledger:
         return [row["series_uid"] for row in rows]
 
     def retry(self, series_uid: str | None = None) -> list[str]:
-        """What has failed is received anew, without new objects: it is decided and denoised again. Returns its UIDs."""
+        """What has failed is received anew, without new objects: it is decided and denoised again. Returns its UIDs.
+
+        What has lost its originals meanwhile stays as it is.
+        """
         with self._change() as db:
             rows = db.execute(
-                "SELECT series_uid FROM series WHERE state = ? AND (? IS NULL OR series_uid = ?)",
+                "SELECT series_uid FROM series "
+                "WHERE state = ? AND originals_gone = 0 AND (? IS NULL OR series_uid = ?)",
                 (FAILED, series_uid, series_uid),
             ).fetchall()
             for row in rows:

@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pydicom
 
 from ASCONDenoiseLib import __version__
-from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.node import ledger as states
 from ASCONDenoiseLib.node.config import Destination
 from ASCONDenoiseLib.node.ledger import Series
 from ASCONDenoiseLib.node.metrics import exposition
+from ASCONDenoiseLib.node.ports import cannot_listen
 from ASCONDenoiseLib.node.service import Node
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,7 @@ class StatusPage:
         try:
             self._server = ThreadingHTTPServer((page.address, page.port), handler)
         except (OSError, OverflowError) as error:
-            raise InputError(
-                f"The status page cannot be served at {page.address}:{page.port} ({error}): choose another port."
-            ) from None
+            raise cannot_listen("The status page", page.address, page.port, error) from None
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="page", daemon=True).start()
         logger.info("status page: http://%s:%d", page.address, page.port)

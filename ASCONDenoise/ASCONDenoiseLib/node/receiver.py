@@ -16,10 +16,10 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
-from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.dicom_headers import CT_CLASSES
 from ASCONDenoiseLib.node.config import Listen
 from ASCONDenoiseLib.node.intake import NOT_UNDERSTOOD, Intake, Refused
+from ASCONDenoiseLib.node.ports import cannot_listen
 from ASCONDenoiseLib.node.tls import in_words, listening
 
 logger = logging.getLogger(__name__)
@@ -117,8 +117,7 @@ class Receiver:
                 server_class=_Server,
             )
         except (OSError, OverflowError) as error:
-            place = f"{self._listen.address}:{self._listen.port}"
-            raise InputError(f"The node cannot listen at {place} ({error}): choose another port or address.") from None
+            raise cannot_listen("The node", self._listen.address, self._listen.port, error) from None
         assert isinstance(server, _Server)
         server.listen, server.tls = self._listen, tls
         threading.Thread(target=server.serve_forever, args=(0.1,), name="listening", daemon=True).start()

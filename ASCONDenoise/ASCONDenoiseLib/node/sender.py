@@ -85,8 +85,8 @@ def _association(destination: Destination, ae_title: str, kinds: Sequence[str]) 
     tls = None if destination.tls is None else (connecting(destination.tls), _name(destination))
     try:
         association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls)
-    except OSError as error:  # a name that is not known
-        raise _unreached(destination, error) from None
+    except (OSError, UnicodeError):  # before anything is sent: the name of the host
+        raise _unreached(destination, socket.gaierror()) from None
     if not association.is_established:
         if association.is_rejected:
             raise NotThere(_rejected(destination, ae_title, association))

@@ -17,6 +17,7 @@ from typing import IO
 
 from ASCONDenoiseLib.errors import AsconError, Cancelled, Failure, InputError
 from ASCONDenoiseLib.io.atomic import flush_folder
+from ASCONDenoiseLib.models.files import find_model
 from ASCONDenoiseLib.node import ledger as states
 from ASCONDenoiseLib.node.config import Destination, NodeConfig
 from ASCONDenoiseLib.node.facts import choose
@@ -25,6 +26,7 @@ from ASCONDenoiseLib.node.ledger import Delivery, Ledger, Series
 from ASCONDenoiseLib.node.pictures import draw
 from ASCONDenoiseLib.node.receiver import Receiver
 from ASCONDenoiseLib.node.sender import NotThere, send
+from ASCONDenoiseLib.node.tls import connecting
 from ASCONDenoiseLib.node.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -57,8 +59,7 @@ class Node:
         first_delay_s: float = FIRST_DELAY_S,
     ):
         self.config = config
-        folder = config.storage.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = made(config.storage.folder)
         self._claim = _claimed(folder / "node.lock")
         self.ledger = Ledger(folder / "node.sqlite")
         self.intake = Intake(folder, self.ledger, config.storage.least_free_gb * 1e9, monotonic)
@@ -72,7 +73,13 @@ class Node:
         self._not_before: dict[str, float] = {}  # series UID or name of a destination -> monotonic seconds
 
     def start(self) -> None:
-        """Raises InputError where it cannot listen."""
+        """Raises InputError where it cannot listen, or where a model or a certificate is missing."""
+        for rule in self.config.rules:
+            if not rule.leave_alone:
+                find_model(rule.model)
+        for one in self.config.destinations:
+            if one.tls is not None:
+                connecting(one.tls)
         adopted, resumed = self.intake.adopt(), self.ledger.resume()
         if adopted:
             logger.warning("%d objects were on the disk and not in the ledger: they are now", adopted)
@@ -298,9 +305,28 @@ def _sentence(error: Exception) -> str:
     return str(error) if isinstance(error, AsconError) else f"Unexpected error, {type(error).__name__}: {error}."
 
 
+def made(folder: Path) -> Path:
+    """The folder of a node, which is there from now on. InputError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return folder
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"The node's folder {folder} cannot be written ({error.strerror}): let this user write there, or choose "
+        "another one in [storage]."
+    )
+
+
 def _claimed(path: Path) -> IO[str]:
     """An open file that says that a node uses the folder. InputError where another one does."""
-    file = path.open("a+")
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
     try:
         import fcntl
 

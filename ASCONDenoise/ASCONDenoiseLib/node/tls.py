@@ -11,7 +11,7 @@ from ASCONDenoiseLib.node.config import Tls
 def listening(tls: Tls) -> ssl.SSLContext:
     """For those who connect. InputError where files are missing or wrong."""
     if tls.certificate is None or tls.key is None:
-        raise InputError("[listen.tls] needs certificate and key.")
+        raise InputError("[listen.tls] needs certificate and key: PEM files of this node.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _load(context, tls)

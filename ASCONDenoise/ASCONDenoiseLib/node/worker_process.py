@@ -21,10 +21,16 @@ COMMAND = (sys.executable, "-m", "ASCONDenoiseLib.worker", "--idle-minutes", "10
 
 
 class WorkerProcess:
-    """Started by the first job. For one thread, but for `cancel` and `end`."""
+    """Started by the first job. For one thread, but for `cancel` and `end`.
 
-    def __init__(self, command: tuple[str, ...] | None = None):
+    Args:
+        command: other than the usual one.
+        log: what it says besides its answers goes there, as `subprocess.Popen` has it; None: standard error.
+    """
+
+    def __init__(self, command: tuple[str, ...] | None = None, log: int | None = None):
         self._command = command or COMMAND
+        self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._jobs = 0
         self._writing = threading.Lock()
@@ -86,6 +92,7 @@ class WorkerProcess:
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._log,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         )
 
