@@ -30,6 +30,7 @@ from ASCONDenoiseLib.panel.sections.model_chooser import ModelChooser
 from ASCONDenoiseLib.panel.sections.numbers import NumbersSection
 from ASCONDenoiseLib.panel.sections.preview import PreviewSection
 from ASCONDenoiseLib.panel.sections.quality import QualitySection
+from ASCONDenoiseLib.panel.sections.several import SeveralSection
 from ASCONDenoiseLib.panel.sections.strength import StrengthSection
 from ASCONDenoiseLib.panel.task_button import TaskButton
 
@@ -107,6 +108,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.quality = QualitySection(context)
         self.anatomy = AnatomySection(context)
         self.export = ExportSection(context)
+        self.several = SeveralSection(context)
         ui.strengthSlider.valueChanged.connect(self.onStrength)
         ui.denoiseButton.clicked.connect(self.onDenoiseButton)
         scene = slicer.mrmlScene
@@ -230,7 +232,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._observeInput(choices.inputVolume if choices else None)
         self._warn(choices)
         sections = (self.modelChooser, self.strength, self.anatomy, self.compare, self.quality, self.export)
-        for section in (*sections, self.preview):
+        for section in (*sections, self.preview, self.several):
             section.update()
         if choices is None:
             self.ui.denoiseButton.enabled = False
@@ -239,7 +241,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             choices.inputVolume, choices.outputVolume, choices.referenceVolume, choices.model
         )
         self.task.update(_("Denoise"), _("Take the noise out of the LDCT volume."), obstacle)
-        self.ui.progressBar.visible = self.logic.tasks.busy("denoise", "save")
+        self.ui.progressBar.visible = self.logic.tasks.busy("denoise", "several", "save")
 
     def _observeInput(self, volume) -> None:
         """The LDCT may get its voxels later than its place in the scene."""
@@ -284,6 +286,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onProgress(self, task, event: dict) -> None:
         if task.kind in ("denoise", "save"):
             self.task.onProgress(task, event)
+        elif task.kind == "several":
+            self.several.task.onProgress(task, event)
         elif task.kind == "anatomy":
             self.anatomy.task.onProgress(task, event)
         elif task.kind in ("inspect", "report"):
@@ -306,6 +310,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif task.kind == "anatomy":
             self._parameterNode.anatomy = result
             self.anatomy.onFound()
+        elif task.kind == "several":
+            self.several.onEnd(result)
         elif task.kind == "blend":
             self.task.say(messages.outcome(result.facts, result.strength, _))
             self.compare.labelPanes()
@@ -331,6 +337,8 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if task.kind in ("denoise", "anatomy"):
             button = self.task if task.kind == "denoise" else self.anatomy.task
             button.say(_("{reason} Nothing was changed.").format(reason=error))
+        elif task.kind == "several":
+            self.several.onFailed(error)
         elif task.kind == "measure" and not task.cancelling:
             self.numbers.show([], str(error))
         elif task.kind in ("inspect", "report"):

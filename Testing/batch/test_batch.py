@@ -1,10 +1,11 @@
-"""`ascon batch` over trees: what is found, done, done again, refused; Dask's workers that die, and Ctrl-C."""
+"""`ascon batch` over trees: what is found, done, done again, refused."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ pytest.importorskip("distributed", reason="the extra batch is not there")
 
 from node_fixtures import SHIFT_HU, a_tiny_model
 
+from ASCONDenoiseLib.batch import cluster
 from ASCONDenoiseLib.batch import run as run_file
 from ASCONDenoiseLib.batch.done import Done, How
 from ASCONDenoiseLib.batch.find import find_scans
 from ASCONDenoiseLib.batch.run import BatchSettings, run_batch
 from ASCONDenoiseLib.batch.table import CSV, HTML
+from ASCONDenoiseLib.batch.work import DONE, Row, denoise_one, remove_unfinished
 from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Volume
@@ -149,19 +152,15 @@ def test_rules_decide_as_those_of_the_node(an_archive, a_model, tmp_path):
     assert np.array_equal(read_volume(tmp_path / "o" / "p1" / "1.1").voxels, some_hu(1) + SHIFT_HU // 2)
 
 
-def test_ten_thousand_scans_are_scheduled_without_growing(tmp_path, monkeypatch):
-    """The handing out alone, with a cluster that does nothing: never more in flight than a few per worker."""
-    from ASCONDenoiseLib.batch.work import DONE, Row
+def test_ten_thousand_scans_are_scheduled_without_growing(monkeypatch):
+    """The handing out alone, with a cluster that does nothing: never more in flight than there are workers."""
 
     class Future:
         def __init__(self, row):
             self.row = row
 
-        def exception(self):
-            return None
-
-        def result(self):
-            return self.row
+        def cancelled(self):
+            return False
 
     class Client:
         most = now = 0
@@ -171,11 +170,12 @@ def test_ten_thousand_scans_are_scheduled_without_growing(tmp_path, monkeypatch)
             Client.most = max(Client.most, Client.now)
             return Future(Row(source, DONE))
 
-        def scheduler_info(self, **_):
-            return {"workers": {"a": 1, "b": 1}}
+        def nthreads(self):
+            return {"a": 1, "b": 1}
 
     class Completed:
-        def __init__(self, futures):
+        def __init__(self, futures, **options):
+            assert options == {"with_results": True, "raise_errors": False}
             self.futures = list(futures)
 
         def update(self, futures):
@@ -184,11 +184,41 @@ def test_ten_thousand_scans_are_scheduled_without_growing(tmp_path, monkeypatch)
         def __iter__(self):
             while self.futures:
                 Client.now -= 1
-                yield self.futures.pop(0)
+                future = self.futures.pop(0)
+                yield future, future.row
 
     monkeypatch.setattr("distributed.as_completed", Completed)
-    import threading
-
     tasks = [(i, run_file._Task(f"{i}", {"output": "x"}, "")) for i in range(10_000)]
-    rows = dict(run_file._work(Client(), tasks, threading.Event()))
-    assert sorted(rows) == list(range(10_000)) and Client.most == 4
+    rows = dict(run_file._work(Client(), tasks, threading.Event(), {}))
+    assert sorted(rows) == list(range(10_000)) and Client.most == 2
+
+
+def test_each_worker_has_its_share_of_the_cores_and_its_gpu(monkeypatch):
+    monkeypatch.setattr(cluster, "_gpus", lambda: ["4", "7"])
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    of_two = [{"ASCON_THREADS": "8", "CUDA_VISIBLE_DEVICES": gpu} for gpu in "47"]
+    assert cluster._environments(None, "auto") == of_two
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in cluster._environments(3, "auto")] == ["4", "7", "4"]
+    assert cluster._environments(None, "cpu") == [{"ASCON_THREADS": "4"}] * 4
+    monkeypatch.setattr(cluster, "_gpus", lambda: [])
+    assert cluster._environments(None, "auto") == [{"ASCON_THREADS": "4"}] * 4
+
+
+def test_what_a_killed_process_left_of_a_scan_goes_and_a_whole_result_stays(tmp_path):
+    (tmp_path / "thumbnails").mkdir()
+    png = tmp_path / "thumbnails" / "000000.png"
+    whole = [tmp_path / "a.nrrd", tmp_path / "a.nrrd.json", tmp_path / ".other.12345678.partial.nrrd"]
+    left = [tmp_path / ".a.12345678.partial.nrrd", tmp_path / ".a.nrrd.12345678.partial.json"]
+    left += [png.with_name(".000000.12345678.partial.png"), tmp_path / "b.nrrd"]  # of b, the record was to come
+    for path in (*whole, *left):
+        path.touch()
+    remove_unfinished(tmp_path / "a.nrrd", png)
+    remove_unfinished(tmp_path / "b.nrrd", png)
+    assert [path for path in (*whole, *left) if path.exists()] == whole
+
+
+def test_a_scan_that_a_worker_wrote_before_it_died_is_not_done_again(a_model, tmp_path):
+    write_volume(Volume(some_hu(), GEOMETRY), tmp_path / "scan.nrrd")
+    request = {"input": str(tmp_path / "scan.nrrd"), "output": str(tmp_path / "out.nrrd"), "model": str(a_model)}
+    first, second = (denoise_one("scan", request | {"strength": 1.0}, str(tmp_path / "a.png")) for _ in range(2))
+    assert (first.state, second.state, second.result) == ("done", "was there", str(tmp_path / "out.nrrd"))

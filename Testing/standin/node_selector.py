@@ -3,7 +3,7 @@
 import slicer
 import vtk
 from PySide6 import QtWidgets
-from PySide6.QtCore import Property, Signal
+from PySide6.QtCore import Property, Qt, Signal
 
 from .widgets import offered, stored
 
@@ -274,3 +274,62 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     showChildNodeTypes = Property(
         bool, lambda s: s._flags["showChildNodeTypes"], lambda s, v: s._set_flag("showChildNodeTypes", v)
     )
+
+
+@offered
+class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
+    """A box beside each node, at first not ticked; the closed list names those that are."""
+
+    checkedNodesChanged = Signal()
+
+    def __init__(self, parent=None):
+        self._ticked = []  # before the base fills the list
+        super().__init__(parent)
+
+    def _fill(self):
+        there = self._nodes()
+        before, self._ticked = self._ticked, [node for node in there if any(node is one for one in self._ticked)]
+        super()._fill()
+        names = "None" if not self._ticked else "All" if len(self._ticked) == len(there) else ""
+        self._combo.setCurrentIndex(-1)
+        self._combo.setPlaceholderText(names or ", ".join(node.GetName() for node in self._ticked))
+        for row in range(self._combo.count()):
+            item = self._combo.model().item(row)
+            on = any(node.GetID() == self._combo.itemData(row) for node in self._ticked)
+            item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
+        if len(before) != len(self._ticked):
+            self.checkedNodesChanged.emit()
+
+    def _activated(self, row):
+        node = self._scene.GetNodeByID(self._combo.itemData(row))
+        self.setCheckState(node, Qt.CheckState.Unchecked if self.checkState(node) else Qt.CheckState.Checked)
+
+    def checkedNodes(self):
+        return tuple(self._ticked)
+
+    def uncheckedNodes(self):
+        return tuple(node for node in self._nodes() if not self.checkState(node))
+
+    def allChecked(self):
+        return not self.uncheckedNodes()
+
+    def noneChecked(self):
+        return not self._ticked
+
+    def checkState(self, node):
+        return 2 if any(node is one for one in self._ticked) else 0
+
+    def setCheckState(self, node, state):
+        on = int(getattr(state, "value", state)) == 2
+        if on == bool(self.checkState(node)) or not any(node is one for one in self._nodes()):
+            return
+        self._ticked = [*self._ticked, node] if on else [one for one in self._ticked if one is not node]
+        self._ticked = [one for one in self._nodes() if self.checkState(one)]
+        self._fill()
+        self.checkedNodesChanged.emit()
+
+    def check(self, node):
+        self.setCheckState(node, 2)
+
+    def uncheck(self, node):
+        self.setCheckState(node, 0)

@@ -43,3 +43,20 @@ def test_node_selector_without_none_takes_the_first_node_of_a_scene() -> None:
     made = selector.addNode()
     assert made.IsA("vtkMRMLScalarVolumeNode")
     assert selector.currentNode() is made
+
+
+def test_checkable_node_selector_keeps_what_is_ticked_while_the_scene_changes() -> None:
+    first, second = a_volume("first"), a_volume("second")
+    selector, heard = slicer.qMRMLCheckableNodeComboBox(), []
+    selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+    selector.setMRMLScene(slicer.mrmlScene)
+    selector.checkedNodesChanged.connect(lambda: heard.append(selector.checkedNodes()))
+    assert selector.checkedNodes() == () and selector.noneChecked()
+    selector.check(second)
+    selector.check(first)
+    selector.check(first)
+    third = a_volume("third")
+    assert selector.checkedNodes() == (first, second) and selector.uncheckedNodes() == (third,)
+    slicer.mrmlScene.RemoveNode(first)
+    selector.uncheck(second)
+    assert heard == [(second,), (first, second), (second,), ()] and not selector.allChecked()

@@ -5,22 +5,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ASCONDenoiseLib.batch.cluster import cluster_at, cluster_here
 from ASCONDenoiseLib.batch.done import Done, How
 from ASCONDenoiseLib.batch.find import Scan, find_scans
 from ASCONDenoiseLib.batch.table import write_tables
-from ASCONDenoiseLib.batch.work import FAILED, LEFT_ALONE, THERE, Row, denoise_one
-from ASCONDenoiseLib.errors import Cancelled
-from ASCONDenoiseLib.io.atomic import remove_partial
+from ASCONDenoiseLib.batch.work import FAILED, LEFT_ALONE, THERE, Row, denoise_one, remove_unfinished
+from ASCONDenoiseLib.errors import Cancelled, Failure
 from ASCONDenoiseLib.models.files import find_model, verify
 from ASCONDenoiseLib.models.suitability import done_before
 from ASCONDenoiseLib.node.config import Rule
@@ -29,11 +29,9 @@ from ASCONDenoiseLib.node.facts import SeriesFacts, choose
 if TYPE_CHECKING:
     from distributed import Client
 
-CORES_OF_A_WORKER = 4
-AHEAD = 2
-"""Scans that a worker is given at once: the next is there when one is done."""
-
+ROWS_BETWEEN_TABLES = 100
 THUMBNAILS = "thumbnails"
+GOES_ON = "the same command goes on."
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,8 @@ def run_batch(
 
     Raises:
         InputError: source, model or rules cannot be used.
-        Cancelled: Ctrl-C twice; the tables hold what was done.
+        Cancelled: Ctrl-C; once lets what runs end, twice does not. The tables hold what was done.
+        Failure: the scheduler of a cluster is gone.
     """
     output.mkdir(parents=True, exist_ok=True)
     scans = list(find_scans(source, output.resolve()))
@@ -105,15 +104,34 @@ def run_batch(
     if scans:
         progress(len(rows), len(scans))
     if tasks:
-        with _interruptible(note) as interrupted, _cluster(settings, output) as client:
-            for number, row in _work(client, tasks, interrupted):
-                rows[number] = row
-                progress(len(rows), len(scans))
-                if len(rows) % 100 == 0:
-                    write_tables([rows[i] for i in sorted(rows)], output)
-    ordered = [rows[i] for i in sorted(rows)]
-    write_tables(ordered, output)
-    return ordered
+        running: dict[Any, tuple[int, _Task]] = {}
+        try:
+            with _interruptible(note) as interrupted, _cluster(settings) as client:
+                for number, row in _work(client, tasks, interrupted, running):
+                    rows[number] = row
+                    progress(len(rows), len(scans))
+                    if len(rows) % ROWS_BETWEEN_TABLES == 0:
+                        write_tables(_ordered(rows), output)
+        except BaseException:
+            write_tables(_ordered(rows), output)
+            if settings.scheduler is None:  # the workers of a cluster end what they are at
+                for _, task in running.values():
+                    remove_unfinished(Path(task.request["output"]), Path(task.thumbnail))
+            raise
+    write_tables(_ordered(rows), output)
+    if len(rows) < len(scans):
+        raise Cancelled(f"Interrupted with {len(rows)} of {len(scans)} scans done or looked at; {GOES_ON}")
+    return _ordered(rows)
+
+
+def _ordered(rows: dict[int, Row]) -> list[Row]:
+    return [rows[number] for number in sorted(rows)]
+
+
+def _cluster(settings: BatchSettings) -> AbstractContextManager[Client]:
+    if settings.scheduler is not None:
+        return cluster_at(settings.scheduler)
+    return cluster_here(settings.workers, settings.device)
 
 
 def _rule(scan: Scan, settings: BatchSettings) -> Rule | str:
@@ -140,7 +158,7 @@ def _task(name: str, scan: Scan, rule: Rule, output: Path, settings: BatchSettin
         "input": str(scan.path.resolve()),
         "output": str(place.resolve()),
         "series_uid": scan.series_uid or None,
-        "model": rule.model,
+        "model": _for_all_workers(rule.model),
         "strength": rule.strength,
         "device": settings.device,
         "precision": settings.precision,
@@ -148,42 +166,55 @@ def _task(name: str, scan: Scan, rule: Rule, output: Path, settings: BatchSettin
     return _Task(name, request, str((output / THUMBNAILS / f"{number:06}.png").resolve()))
 
 
-def _work(client: Client, tasks: list[tuple[int, _Task]], interrupted: threading.Event) -> Iterator[tuple[int, Row]]:
-    """Hand out the tasks, a few ahead of the work; none any more once interrupted."""
+def _for_all_workers(model: str | None) -> str | None:
+    """A model's name as it is, and a path so that it means the same in another folder."""
+    return str(Path(model).resolve()) if model is not None and Path(model).is_file() else model
+
+
+def _work(
+    client: Client, tasks: list[tuple[int, _Task]], interrupted: threading.Event, running: dict[Any, tuple[int, _Task]]
+) -> Iterator[tuple[int, Row]]:
+    """Hand out the tasks, one for each worker that there is: its death, or Ctrl-C, concerns no other scan.
+
+    Results are fetched when they are there, since those of a worker that dies are lost.
+
+    Args:
+        client: of the workers.
+        tasks: with their numbers.
+        interrupted: nothing is handed out any more once it is set.
+        running: what is handed out and not over; future -> task.
+
+    Raises:
+        Failure: the scheduler is gone.
+    """
     from distributed import as_completed
 
     waiting = iter(tasks)
-    running: dict[Any, tuple[int, _Task]] = {}
 
-    def hand_out(count: int) -> list[Any]:
-        new = []
-        for number, task in waiting if count and not interrupted.is_set() else ():
-            future = client.submit(denoise_one, task.source, task.request, task.thumbnail, pure=False)
-            running[future] = number, task
-            new.append(future)
-            if len(new) == count:
-                break
-        return new
+    def hand_out() -> list[Any]:
+        count = max(1, len(client.nthreads())) - len(running)
+        new = {}
+        for number, task in itertools.islice(waiting, 0 if interrupted.is_set() else max(0, count)):
+            new[client.submit(denoise_one, task.source, task.request, task.thumbnail, pure=False)] = number, task
+        running.update(new)
+        return list(new)
 
-    def wanted() -> int:
-        return max(1, AHEAD * len(client.scheduler_info(n_workers=-1)["workers"])) - len(running)
-
-    finished = as_completed(hand_out(wanted()))
-    try:
-        for future in finished:
-            number, task = running.pop(future)
-            error = future.exception()
-            yield number, Row(task.source, FAILED, reason=_died(error)) if error else future.result()
-            finished.update(hand_out(max(wanted(), 0)))
-    except (KeyboardInterrupt, GeneratorExit):
-        client.close(timeout=1)
-        for _, task in running.values():
-            remove_partial(Path(task.request["output"]))
-        raise
+    finished = as_completed(hand_out(), with_results=True, raise_errors=False)
+    for future, result in finished:
+        if future.cancelled():
+            raise Failure(f"The Dask scheduler is gone. Start it again; {GOES_ON}")
+        number, task = running.pop(future)
+        del future  # else Dask keeps its result on the worker, and does the scan again should that die
+        finished.update(hand_out())
+        yield number, result if isinstance(result, Row) else Row(task.source, FAILED, reason=_died(result[1]))
 
 
 def _died(error: BaseException) -> str:
-    return f"The process that denoised it died, again and again ({type(error).__name__}): too little memory?"
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return "The process that denoised it died, again and again: too little memory?"
+    return f"No worker could begin with it ({type(error).__name__}: {error}): is ASCON installed there?"
 
 
 @contextmanager
@@ -193,67 +224,15 @@ def _interruptible(note: Callable[[str], None]) -> Iterator[threading.Event]:
 
     def handle(*_: object) -> None:
         if interrupted.is_set():
-            raise Cancelled("Interrupted; nothing is half written, and the same command goes on.")
+            raise Cancelled(f"Interrupted; nothing is half written, and {GOES_ON}")
         interrupted.set()
         note("what is running is finished; Ctrl-C again ends at once")
 
+    if threading.current_thread() is not threading.main_thread():  # which alone may have handlers
+        yield interrupted
+        return
     before = signal.signal(signal.SIGINT, handle)
     try:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _cluster(settings: BatchSettings, output: Path) -> Iterator[Client]:
-    import dask
-    from distributed import Client, LocalCluster
-
-    with ExitStack() as open_things:
-        open_things.enter_context(environment_kept())
-        if settings.scheduler:
-            yield open_things.enter_context(Client(settings.scheduler))
-            return
-        count, threads = _workers(settings)
-        scratch = open_things.enter_context(tempfile.TemporaryDirectory())
-        quiet = {"distributed.logging.distributed": "critical", "distributed.scheduler.allowed-failures": 2}
-        open_things.enter_context(dask.config.set(quiet))
-        cluster = LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            local_directory=scratch,
-            memory_limit=0,
-            silence_logs=50,
-            env={"ASCON_THREADS": str(threads)},
-        )
-        yield open_things.enter_context(Client(open_things.enter_context(cluster)))
-
-
-@contextmanager
-def environment_kept() -> Iterator[None]:
-    """Dask's nannies write OMP_NUM_THREADS=1 and the like into this process's environment: not for those who come after."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def _workers(settings: BatchSettings) -> tuple[int, int]:
-    """How many processes, and threads of each."""
-    cores = os.cpu_count() or 1
-    if settings.workers is not None:
-        return settings.workers, max(1, cores // settings.workers)
-    gpus = _gpus() if settings.device == "auto" else 0
-    count = gpus or max(1, cores // CORES_OF_A_WORKER)
-    return count, max(1, cores // count)
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ASCONDenoiseLib.errors import AsconError, InputError
+from ASCONDenoiseLib.io.atomic import remove_partial
+from ASCONDenoiseLib.io.results import VolumeFile, destination
 from ASCONDenoiseLib.models.scan import DenoisedScan
 from ASCONDenoiseLib.worker.job import Job
 from ASCONDenoiseLib.worker.series import SeriesRequest, denoised
@@ -18,6 +22,9 @@ DONE, THERE, REFUSED, FAILED, LEFT_ALONE = "done", "was there", "refused", "fail
 
 _warm = WarmModel()
 """Of this process: the second scan does not pay for the loading of the model."""
+
+_one_at_a_time = threading.Lock()
+"""A worker of somebody's cluster may have several threads. The network takes all cores or the whole GPU anyway."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +68,15 @@ def denoise_one(source: str, request: dict[str, Any], thumbnail: str) -> Row:
         thumbnail: the PNG to draw.
     """
     job = Job({"id": 0, "command": "denoise_series", **request}, lambda *_, **__: None)
+    place = Path(request["output"])
     try:
-        Path(request["output"]).parent.mkdir(parents=True, exist_ok=True)
-        scan = denoised(job, job.request(SeriesRequest), _warm)
-        return _row(source, scan, request["output"], Path(thumbnail))
+        remove_unfinished(place, Path(thumbnail))  # of a worker that died
+        if os.path.lexists(place):  # it was free when the batch began
+            return Row(source, THERE, str(place), "A worker that died had written it.", strength=request["strength"])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time:
+            scan = denoised(job, job.request(SeriesRequest), _warm)
+        return _row(source, scan, str(place), Path(thumbnail))
     except InputError as error:
         return Row(source, REFUSED, reason=str(error))
     except Exception as error:
@@ -72,12 +84,28 @@ def denoise_one(source: str, request: dict[str, Any], thumbnail: str) -> Row:
         return Row(source, FAILED, reason=text)
 
 
+def remove_unfinished(place: Path, thumbnail: Path) -> None:
+    """Remove what a process that was killed has left of a scan that it had not ended.
+
+    Args:
+        place: of the result, free when the batch began.
+        thumbnail: its picture.
+    """
+    result = destination(place)
+    for path in (place, thumbnail, *([result.record_path] if isinstance(result, VolumeFile) else [])):
+        remove_partial(path)
+    if isinstance(result, VolumeFile) and not result.record_path.exists():
+        place.unlink(missing_ok=True)  # the record would have come next
+
+
 def _row(source: str, scan: DenoisedScan, result: str, thumbnail: Path) -> Row:
     record, warnings = scan.record, [*scan.record["notes"], *scan.record["warnings"]]
     measured: dict[str, Any] = {}
     try:
-        measured = _measured(scan)
-        _draw(scan.volume.voxels, scan.voxels, scan.volume.geometry.spacing_mm, thumbnail)
+        one = slice(scan.volume.slices)  # a phase of a sequence stands for all
+        before, after, spacing_mm = scan.volume.voxels[one], scan.voxels[one], scan.volume.geometry.spacing_mm
+        measured = _measured(before, after, spacing_mm)
+        _draw(before, after, spacing_mm, thumbnail)
         measured["thumbnail"] = str(thumbnail)
     except Exception as error:  # the result is there all the same
         warnings.append(f"It could not be measured or drawn ({error}).")
@@ -95,11 +123,11 @@ def _row(source: str, scan: DenoisedScan, result: str, thumbnail: Path) -> Row:
     )
 
 
-def _measured(scan: DenoisedScan) -> dict[str, Any]:
+def _measured(before: np.ndarray, after: np.ndarray, spacing_mm: tuple[float, float, float]) -> dict[str, Any]:
     """Noise and shifts for a row."""
     from ASCONDenoiseLib.imaging.image_quality import quality
 
-    found = quality(scan.volume.voxels, scan.voxels, scan.volume.geometry.spacing_mm)
+    found = quality(before, after, spacing_mm)
     return {
         "noise_before_hu": found.noise_before.sd_hu if found.noise_before else None,
         "noise_after_hu": found.noise_after.sd_hu if found.noise_after else None,

@@ -55,7 +55,7 @@ _HEADER = [  # all that is ever read: nothing that names the patient
     "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ConcatenationUID",
     "InConcatenationNumber", "InConcatenationTotalNumber",
-    "StudyInstanceUID", "FrameOfReferenceUID", *PHASES,
+    "StudyInstanceUID", "FrameOfReferenceUID", "TemporalPositionIndex", *PHASES,
 ]
 # fmt: on
 

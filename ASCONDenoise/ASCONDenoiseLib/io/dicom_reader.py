@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +14,29 @@ from ASCONDenoiseLib.imaging.hounsfield import Padding
 from ASCONDenoiseLib.io.dicom_folder import images_at
 from ASCONDenoiseLib.io.dicom_geometry import stack
 from ASCONDenoiseLib.io.dicom_headers import FACTS, DicomImage, as_text, n_frames, read_header
+from ASCONDenoiseLib.io.dicom_phases import phases
 from ASCONDenoiseLib.io.dicom_pixels import read_voxels
 from ASCONDenoiseLib.io.silence import silence_pydicom
 from ASCONDenoiseLib.io.volume import DicomSeries, Volume
 
-_ONE_VALUE = ("ConvolutionKernel", "KVP", "TemporalPositionIdentifier")
-"""What all slices of a volume share where they have it."""
+_ONE_VALUE = ("ConvolutionKernel", "KVP")
+"""What all slices of a series share where they have it; those of a volume, the temporal position too."""
 
 _HU_TYPES = ("HU", "US", "HU_MOD", "")  # C.11.1.1.2; US = unspecified, absent = HU for CT
 
 
-def read_series(path: str | Path, series_uid: str | None = None) -> Volume:
+def read_series(path: str | Path, series_uid: str | None = None, *, sequence: bool = False) -> Volume:
     """Read one CT series from a folder (subfolders too), or one file as a volume of its own.
 
     Slices ascend along the normal (rows x columns); k is the direction in which they are really stacked. Voxels are
     int16 if all rescaled values are integers that fit, else float32. Localizers are set aside, exact duplicates
     dropped, pages without a place left out and named; the files of a concatenation are joined. padding_hu is that of
     most slices where they differ. Memory: the result and one slice.
+
+    Args:
+        path: of the folder or file.
+        series_uid: which series of a folder; needed only where there are several.
+        sequence: several phases, volumes of the same places, are welcome.
 
     Raises:
         InputError: no or several CT series, a damaged file, slices that are missing, uneven, sheared or ambiguous.
@@ -44,16 +51,26 @@ def read_series(path: str | Path, series_uid: str | None = None) -> Volume:
         images, left_out = _without_pages(images)
         images, scouts = _without_scouts(images, name)
         _check_frames(images, name)
-        _check_alike(images, name)
-        slots, geometry = stack(images, name)
-        voxels = read_voxels(images, slots, name)
-    first_of_slot = {slot: image for image, slot in reversed(list(zip(images, slots, strict=True)))}
-    slices = [first_of_slot[slot] for slot in range(len(voxels))]
+        _check_alike(images, name, _ONE_VALUE)
+        parts, told_by = phases(images) if sequence else ([images], "")
+        slices: list[DicomImage] = []
+        stacks, geometries = [], []
+        for part in parts:
+            _check_alike(part, name, (*_ONE_VALUE, "TemporalPositionIdentifier"))
+            slots, geometry = stack(part, name)
+            stacks.append(read_voxels(part, slots, name))
+            geometries.append(geometry)
+            first_of_slot = {slot: image for image, slot in reversed(list(zip(part, slots, strict=True)))}
+            slices += [first_of_slot[slot] for slot in range(len(stacks[-1]))]
+        voxels = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
     paddings = Counter(hu for image in slices if (hu := image.padding_hu()) is not None)
     facts = {fact: as_text(value) for fact, key in FACTS.items() if (value := slices[0].get(key)) not in (None, "")}
-    notes += (*_notes_on(odd + left_out + scouts), *_notes_on_slices(slices, len(images) - len(slices)))
+    if told_by:
+        notes += (f"The series holds {len(parts)} volumes of the same place, told apart by {told_by}.",)
+    duplicates = len(images) - len(slices)
+    notes += (*_notes_on(odd + left_out + scouts), *_notes_on_slices(slices[: len(stacks[0])], duplicates))
     padding_hu = paddings.most_common(1)[0][0] if paddings else None
-    return Volume(voxels, geometry, padding_hu, _source(slices), facts, notes)
+    return Volume(voxels, geometries[0], padding_hu, _source(slices), facts, notes, phases=len(parts))
 
 
 def _source(slices: list[DicomImage]) -> DicomSeries:
@@ -172,7 +189,7 @@ def _without_scouts(images: list[DicomImage], name: str) -> tuple[list[DicomImag
     return main, [image for _, group in groups if group is not main for image in group]
 
 
-def _check_alike(images: list[DicomImage], name: str) -> None:
+def _check_alike(images: list[DicomImage], name: str, one_value: Sequence[str]) -> None:
     """All slices must have one size, one pixel spacing, values that are HU, and be of one reconstruction."""
     first = images[0]
     for keyword in ("Rows", "Columns"):
@@ -188,7 +205,7 @@ def _check_alike(images: list[DicomImage], name: str) -> None:
                 )
         if (kind := as_text(image.get("RescaleType")).upper()) not in _HU_TYPES:
             raise InputError(f"{image.file} holds values of type {kind}, not HU: choose the series with HU values.")
-        for keyword in _ONE_VALUE:
+        for keyword in one_value:
             values = as_text(image.get(keyword)), as_text(first.get(keyword))
             if all(values) and values[0] != values[1]:
                 raise InputError(

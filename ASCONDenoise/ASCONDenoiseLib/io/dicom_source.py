@@ -200,6 +200,8 @@ def _translate_units(header: Dataset, groups: Dataset) -> None:
         header.pop(enhanced, None)
     with suppress(Exception):
         content = (groups.get("FrameContentSequence") or [Dataset()])[0]
+        if content.get("TemporalPositionIndex") is not None:
+            put(header, "TemporalPositionIdentifier", int(content.TemporalPositionIndex))
         if content.get("FrameAcquisitionNumber") is not None:
             put(header, "AcquisitionNumber", int(content.FrameAcquisitionNumber))
         acquired = as_one_text(content.get("FrameAcquisitionDateTime") or header.get("AcquisitionDateTime"))

@@ -176,7 +176,7 @@ def _check_same_geometry(volume: Volume, headers: list[Dataset], source: DicomSe
     direction = np.reshape(volume.geometry.direction, (3, 3))
     column_mm, row_mm, step_mm = volume.geometry.spacing_mm
     for number, header in enumerate(headers):
-        position_mm = np.asarray(volume.geometry.origin_mm) + number * step_mm * direction[:, 2]
+        position_mm = np.asarray(volume.geometry.origin_mm) + number % volume.slices * step_mm * direction[:, 2]
         for keyword, expected, tolerance in (
             ("Rows", volume.voxels.shape[1], 0),
             ("Columns", volume.voxels.shape[2], 0),
@@ -192,7 +192,7 @@ def _check_same_geometry(volume: Volume, headers: list[Dataset], source: DicomSe
                 )
             if not _is_near(actual, expected, tolerance):
                 if keyword == "ImagePositionPatient":
-                    _check_even(headers, source)
+                    _check_even(headers[: volume.slices], source)
                 raise InputError(
                     f"{problem}{keyword} of slice {number + 1} is {actual} in the source and {expected} in the volume. "
                     + remedy

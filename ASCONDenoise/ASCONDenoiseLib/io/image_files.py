@@ -46,14 +46,14 @@ _LONGEST_HEADER = 1 << 20
 _LONGEST_FIELD = 1000
 
 
-def read_image(path: Path) -> Volume:
-    """Read an existing image file; its dtype is kept.
+def read_image(path: Path, *, sequence: bool = False) -> Volume:
+    """Read an existing image file; its dtype is kept. With `sequence`, 4-D NIfTI too.
 
     Raises:
         InputError: truncated, unreadable, not a 3-D scalar image, or not finite.
     """
     if file_suffix(path) in NIFTI_SUFFIXES:
-        return read_nifti(path)
+        return read_nifti(path, sequence=sequence)
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -176,6 +176,11 @@ def check_writable(volume: Volume, path: Path) -> None:
         raise InputError(f"Voxels of type {voxels.dtype} cannot be written: use int16 or float32.")
     if file_suffix(path) in NIFTI_SUFFIXES:
         check_nifti(volume, path.name)
+    elif volume.phases > 1:
+        raise InputError(
+            f"{path.name} cannot be written: the result is a sequence of {volume.phases} volumes. Name a .nii.gz file "
+            "or, for what came from DICOM, a new folder."
+        )
 
 
 def write_image(volume: Volume, path: Path) -> None:

@@ -42,7 +42,7 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: unknown, metre, mm, micrometre
 _FORMS = """
     qform_code sform_code quatern_b quatern_c quatern_d qoffset_x qoffset_y qoffset_z srow_x srow_y srow_z pixdim
-    xyzt_units
+    xyzt_units toffset
 """.split()
 _DEFLATE_AT_MOST = 1032
 """How many bytes one byte of a gzip file can hold."""
@@ -50,10 +50,14 @@ _TOLD_MM = 0.01
 """Geometries in one header that differ by more than this are told."""
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, *, sequence: bool = False) -> Volume:
     """Read NIfTI-1 or -2 in one file, compressed or not whatever its suffix says; the dtype is kept where slope is 1.
 
     Values with a slope and an intercept become int16 where all are integers that fit, else float32.
+
+    Args:
+        path: of the file.
+        sequence: a 4-D image is welcome.
 
     Raises:
         InputError: truncated, another format, not one 3-D scalar image, sheared, not finite.
@@ -61,16 +65,16 @@ def read_nifti(path: Path) -> Volume:
     try:
         with _opened(path) as file:
             header = _read_header(file, path)
-            shape = _shape(header, path)
-            stored = _read_voxels(file, header, shape, path)
+            *shape, phases = _shape(header, path, 4 if sequence else 3)
+            stored = _read_voxels(file, header, (shape[0], shape[1], shape[2] * phases), path)
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
         raise unreadable(path) from error
     voxels = _scaled(stored, header, path)
-    geometry, notes = _geometry(header, shape, path)
+    geometry, notes = _geometry(header, (shape[0], shape[1], shape[2]), path)
     fields = {name: tuple(np.ravel(header[name]).tolist()) for name in _FORMS}
-    return Volume(voxels, geometry, notes=tuple(notes), nifti=NiftiForms(geometry, fields))
+    return Volume(voxels, geometry, notes=tuple(notes), nifti=NiftiForms(geometry, fields), phases=phases)
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -94,10 +98,10 @@ def write_nifti(volume: Volume, path: Path) -> None:
 
 def check_nifti(volume: Volume, name: str) -> None:
     """Raise InputError where NIfTI cannot hold a volume as it is: its axes are sheared, or a side is too long."""
-    if max(volume.voxels.shape) > LARGEST_SIDE:
+    if (longest := max(volume.phases, volume.slices, *volume.voxels.shape[1:])) > LARGEST_SIDE:
         raise InputError(
             f"{name} cannot be written: NIfTI holds {LARGEST_SIDE} voxels along a side and the volume has "
-            f"{max(volume.voxels.shape)}. Choose .nrrd or .mha."
+            f"{longest}. Choose .nrrd or .mha."
         )
     if not _has_own_forms(volume) and (off := off_right_angles(volume.geometry)) > SHEARED:
         raise InputError(
@@ -168,8 +172,8 @@ def _read_header(file: IO[bytes], path: Path) -> Header:
     return header
 
 
-def _shape(header: Header, path: Path) -> tuple[int, int, int]:
-    """Columns, rows, slices; InputError where it is no one 3-D scalar image."""
+def _shape(header: Header, path: Path, most: int) -> tuple[int, int, int, int]:
+    """Columns, rows, slices, phases; InputError where it is no one scalar image of at most so many dimensions."""
     n = int(header["dim"][0])
     shape = tuple(int(side) for side in header["dim"][1 : n + 1])
     if not 1 <= n <= 7 or min(shape) < 1:
@@ -183,10 +187,10 @@ def _shape(header: Header, path: Path) -> tuple[int, int, int]:
     if dtype.itemsize == 0:  # no type, or single bits
         raise unreadable(path)
     components = 2 if dtype.kind == "c" else len(dtype.names or ".")
-    if len(shape) not in (2, 3) or components != 1:
+    if not 2 <= len(shape) <= most or components != 1:
         raise no_volume(path, shape, components)
-    columns, rows, slices = (*shape, 1)[:3]
-    return columns, rows, slices
+    columns, rows, slices, phases = (*shape, 1, 1)[:4]
+    return columns, rows, slices, phases
 
 
 def _read_voxels(file: IO[bytes], header: Header, shape: tuple[int, int, int], path: Path) -> np.ndarray:
@@ -321,7 +325,8 @@ def _has_own_forms(volume: Volume) -> bool:
 def _new_header(volume: Volume) -> Header:
     header = _nibabel().Nifti1Header()
     header.set_data_dtype(volume.voxels.dtype.newbyteorder("="))
-    header.set_data_shape(volume.voxels.shape[::-1])
+    rows, columns = volume.voxels.shape[1:]
+    header.set_data_shape((columns, rows, volume.slices, *([volume.phases] if volume.phases > 1 else [])))
     header["vox_offset"], header["scl_slope"], header["scl_inter"] = 352, 1, 0
     if volume.nifti is not None and _has_own_forms(volume):
         for name, numbers in volume.nifti.fields.items():

@@ -12,10 +12,13 @@ from ASCONDenoiseLib.io.image_files import IMAGE_SUFFIXES, read_image
 from ASCONDenoiseLib.io.volume import Volume
 
 
-def read_volume(path: str | Path, series_uid: str | None = None) -> Volume:
+def read_volume(path: str | Path, series_uid: str | None = None, *, sequence: bool = False) -> Volume:
     """Read a DICOM folder or file, NRRD, NIfTI or MetaImage; the dtype of image files is kept.
 
-    `series_uid` says which series of a DICOM folder; it is needed only where there are several.
+    Args:
+        path: of the file or folder.
+        series_uid: which series of a DICOM folder; needed only where there are several.
+        sequence: several volumes of one place (4-D NIfTI, phases of a DICOM series) are welcome.
 
     Raises:
         InputError: missing, empty, truncated, unreadable, not a 3-D scalar image, or not finite.
@@ -28,7 +31,7 @@ def read_volume(path: str | Path, series_uid: str | None = None) -> Volume:
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes): copy it again from its source.")
     if path.is_file() and file_suffix(path) in IMAGE_SUFFIXES:
-        return read_image(path)
+        return read_image(path, sequence=sequence)
     from ASCONDenoiseLib.io.dicom_reader import read_series
 
-    return read_series(path, series_uid)
+    return read_series(path, series_uid, sequence=sequence)

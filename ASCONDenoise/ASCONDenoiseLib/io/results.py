@@ -184,6 +184,7 @@ def made_by(command: str, source: Volume, source_name: str) -> dict[str, Any]:
         "source": source_name,
         "source_series_uid": source.source.series_uid or None if source.source else None,
         "slices": len(source.voxels),
+        **({"phases": source.phases} if source.phases > 1 else {}),
     }
 
 

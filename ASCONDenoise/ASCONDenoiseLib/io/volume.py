@@ -62,7 +62,7 @@ class Volume:
     """Voxels with their geometry and what is known of them.
 
     Attributes:
-        voxels: (S, H, W) in HU, usually int16.
+        voxels: (S, H, W) in HU, usually int16; the phases of a sequence one after the other.
         geometry: where they lie.
         padding_hu: value of the pixels outside the scan circle (PixelPaddingValue after rescale), where known; lowest
             and highest value where there is a PixelPaddingRangeLimit too.
@@ -72,6 +72,7 @@ class Volume:
         notes: what reading had to accept or leave out, one sentence each: a geometry that was rounded, files of a
             folder that were set aside. Whoever shows a result shows them, and a record keeps them.
         nifti: set when read from NIfTI.
+        phases: how many volumes of one place the voxels are, each S / phases slices; 1: no sequence.
     """
 
     voxels: np.ndarray
@@ -81,6 +82,12 @@ class Volume:
     description: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     nifti: NiftiForms | None = None
+    phases: int = 1
+
+    @property
+    def slices(self) -> int:
+        """Of one phase."""
+        return len(self.voxels) // self.phases
 
 
 def like(volume: Volume, voxels: np.ndarray) -> Volume:

@@ -96,7 +96,7 @@ def denoise_scan(
     """
     name = source.resolve().name
     output.check(source, force=force)
-    volume = read_volume(source, series_uid)
+    volume = read_volume(source, series_uid, sequence=True)
     output.check_volume(volume, name)
     from ASCONDenoiseLib.models.devices import pick_device
     from ASCONDenoiseLib.models.inference import denoise

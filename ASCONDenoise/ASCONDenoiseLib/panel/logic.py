@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ASCONDenoiseLib.panel.task_queue import OnEnd, OnProgress, Pending, Task, T
 from ASCONDenoiseLib.scene import operations, quality_operations
 from ASCONDenoiseLib.scene.display import show_as_difference
 from ASCONDenoiseLib.scene.provenance import provenance_sentence
+from ASCONDenoiseLib.scene.several import one_by_one
 from ASCONDenoiseLib.scene.volumes import instance_uids, suitability_facts
 from ASCONDenoiseLib.scene.voxels import volume_array, write_in_pieces
 
@@ -185,6 +186,33 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         work = operations.denoise(inputVolume, outputVolume, referenceVolume, strength=lambda: self.strength, **means)
         return self.tasks.start("denoise", work, [inputVolume, outputVolume])
 
+    def denoiseSeveral(
+        self,
+        volumes: Sequence[Volume],
+        model: str = "",
+        device: str = "auto",
+        strength: float | None = None,
+        begins: Callable[[int], None] = lambda number: None,
+    ) -> Pending:
+        """Starts to denoise volumes, one after the other. What fails stops nothing; cancelling keeps what is done.
+
+        The result is a `several.Several`; each denoised volume is a new one, with the strength of its beginning.
+
+        Args:
+            volumes: the LDCTs.
+            model, device, strength: as in `denoise`.
+            begins: called with the place of a volume, from 0, before its turn.
+        """
+        used = self.strength if strength is None else strength
+
+        def one(volume: Volume) -> operations.Operation:
+            if reason := self.obstacle(volume, model=model):
+                raise InputError(reason)
+            means = self.means(model, device) | {"facts": self._facts(volume)}
+            return operations.denoise(volume, None, None, strength=lambda: used, **means)
+
+        return self.tasks.start("several", one_by_one(volumes, one, begins), [])
+
     def findAnatomy(
         self,
         inputVolume: Volume,
@@ -230,7 +258,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         if strength != self.strength:
             self._target = None
         self.strength = strength
-        if self.run is not None and not self.tasks.busy("denoise"):
+        if self.run is not None and not self.tasks.busy("denoise", "several"):
             operations.blend_shown(self.run, strength, slicer.util.getNodesByClass("vtkMRMLSliceNode"))
             self._blendTimer.start(BLEND_DELAY_MS)
 
@@ -357,7 +385,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
     def _settle(self) -> None:
         """Starts what the last result lacks: its strength, else its difference, else its numbers."""
         run, tasks, pair = self.run, self.tasks, self.differencePair
-        if self._blendTimer.active or tasks.busy("denoise", "anatomy", "save", "sample"):
+        if self._blendTimer.active or tasks.busy("denoise", "several", "anatomy", "save", "sample"):
             return
         if run is not None and run.strength != self.strength:
             if not (tasks.busy("blend") and self._blending == self.strength):

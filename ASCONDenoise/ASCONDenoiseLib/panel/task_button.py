@@ -28,6 +28,12 @@ class TaskButton:
         """Shows a line of text."""
         self.label.text = text
 
+    def nowDoing(self, doing: str) -> None:
+        """Changes the line of text while the task is under way, and begins the bar anew."""
+        self._doing = doing
+        self.bar.setRange(0, 0)
+        self._showProgress(_("handing the voxels over"))
+
     def update(self, text: str, purpose: str, obstacle: str) -> None:
         """Labels and enables the button.
 
@@ -40,7 +46,7 @@ class TaskButton:
         busy, current = logic.tasks.busy(self._kind), logic.tasks.current
         if logic.installing:
             obstacle = _("Packages are being installed.")
-        elif logic.tasks.busy("denoise", "anatomy"):
+        elif logic.tasks.busy("denoise", "several", "anatomy"):
             obstacle = _("Wait until the other work is done, or cancel it.")
         cancelling = current is not None and current.kind == self._kind and current.cancelling
         self.button.text = _("Cancelling...") if cancelling else _("Cancel") if busy else text
@@ -64,9 +70,7 @@ class TaskButton:
         self.panel.update()
         try:
             logic.ensurePackages(packages)
-            self._doing = start()
-            self.bar.setRange(0, 0)
-            self._showProgress(_("handing the voxels over"))
+            self.nowDoing(start())
         except AsconError as error:
             self.say(str(error))
         finally:

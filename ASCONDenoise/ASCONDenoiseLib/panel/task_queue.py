@@ -66,7 +66,8 @@ class Task:
     """Runs one operation: its pieces between the turns of the event loop, its jobs in the worker.
 
     Attributes:
-        kind: "denoise", "anatomy", "blend", "difference", "measure", "inspect", "map", "report", "save" or "sample".
+        kind: "denoise", "several", "anatomy", "blend", "difference", "measure", "inspect", "map", "report", "save" or
+            "sample".
         nodes: the nodes that the task cannot do without.
         cancelling: the reason, once the task was asked to end.
         begun: whether the job under way is past importing torch and loading the model.

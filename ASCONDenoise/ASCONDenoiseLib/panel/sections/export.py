@@ -33,7 +33,7 @@ class ExportSection:
             return _("Denoise a volume first.")
         if not instance_uids(choices.inputVolume) or openDatabase() is None:
             return _("The LDCT was not loaded from the DICOM database, so there is no series to derive one from.")
-        busy = self.panel.logic.tasks.busy("denoise", "anatomy", "blend", "save")
+        busy = self.panel.logic.tasks.busy("denoise", "several", "anatomy", "blend", "save")
         return _("Wait until the work is done.") if busy else ""
 
     def onSaveDicomButton(self) -> None:

@@ -180,5 +180,5 @@ class PreviewSection(VTKObservationMixin):
 
     def _say(self, text: str) -> None:
         """Below the button Denoise, whose own words come first."""
-        if not self.panel.logic.tasks.busy("denoise", "save"):
+        if not self.panel.logic.tasks.busy("denoise", "several", "save"):
             self.panel.say(text)

@@ -1,0 +1,105 @@
+"""`ascon batch`: two workers against one, what a series costs beside `ascon denoise`, 10,000 tiny ones, memory.
+
+    python Testing/benchmarks/bench_batch.py [--series 6] [--slices 4] [--tiny 10000]
+
+Series are 256 x 256 DICOM, the model is the default one; workers share the cores between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = [str(ROOT / folder) for folder in ("ASCONDenoise", "ASCONTraining", "Testing", "Testing/benchmarks/children")]
+sys.path[:0] = PATHS
+
+import psutil  # noqa: E402
+import tiny_scan  # noqa: E402
+from dicom_fixtures import make_ct_series  # noqa: E402
+
+from ASCONDenoiseLib.batch import run  # noqa: E402
+from ASCONDenoiseLib.batch.cluster import cluster_here  # noqa: E402
+
+
+def own_mb() -> float:
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def workers_mb() -> float:
+    """Of the largest child process."""
+    return max((child.memory_info().rss / 1e6 for child in psutil.Process().children(recursive=True)), default=0)
+
+
+def batch(archive: Path, out: Path, workers: int) -> tuple[float, float, list[float]]:
+    """Seconds to the first row and for each series once all work, and the largest worker's MB at each row."""
+    rows, memory = [], []
+
+    def progress(done: int, _: int) -> None:
+        if done:
+            rows.append(time.perf_counter())
+            memory.append(workers_mb())
+
+    started = time.perf_counter()
+    states = {row.state for row in run.run_batch(archive, out, run.BatchSettings(workers=workers), progress)}
+    assert states == {"done"}, states
+    return rows[0] - started, (rows[-1] - rows[workers - 1]) / (len(rows) - workers), memory
+
+
+def alone(archive: Path, out: Path) -> float:
+    """Seconds that `ascon denoise` takes for all series, a process for each."""
+    out.mkdir()
+    started = time.perf_counter()
+    for folder in sorted(archive.iterdir()):
+        command = [sys.executable, "-m", "ASCONDenoiseLib", "denoise", str(folder), str(out / folder.name)]
+        subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def tiny(count: int) -> tuple[float, float, float]:
+    """Milliseconds each, and MB of this process before and after."""
+    tasks = [(i, run._Task(f"{i}", {"output": f"{i}"}, "")) for i in range(count)]
+    run.denoise_one = tiny_scan.tiny_scan  # type: ignore[assignment]
+    with cluster_here(2, "cpu") as client:
+        work = run._work(client, tasks, threading.Event(), {})
+        next(work)
+        before, started = own_mb(), time.perf_counter()
+        assert sum(1 for _ in work) == count - 1
+        return 1000 * (time.perf_counter() - started) / (count - 1), before, own_mb()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in (("series", 6), ("slices", 4), ("tiny", 10_000)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(args.series):
+            make_ct_series(
+                folder / "archive" / f"{number}", shape=(args.slices, 256, 256), series_uid=f"1.2.{number + 1}"
+            )
+        first, each, memory = batch(folder / "archive", folder / "one", 1)
+        _, two, _ = batch(folder / "archive", folder / "two", 2)
+        denoise = alone(folder / "archive", folder / "alone")
+    print(f"a worker: first series after {first:.1f} s, then {each:.2f} s each")
+    print(f"two workers against one, once all work: {each / two:.2f} times as fast")
+    print(f"ascon denoise alone takes {denoise / args.series / each:.1f} times as long for a series (a start for each)")
+    print(f"memory of the worker: {memory[0]:.0f} MB after the first series, {memory[-1]:.0f} MB after the last")
+    milliseconds, before, after = tiny(args.tiny)
+    print(
+        f"{args.tiny} series that are no work: {milliseconds:.1f} ms each, {100 * milliseconds / 1000 / each:.1f} % ",
+        end="",
+    )
+    print(f"of a series above; this process grew from {before:.0f} to {after:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
