@@ -29,6 +29,14 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     add_model_arguments(parser)
     add = parser.add_argument
+    add(
+        "--strengths",
+        metavar="PERCENT",
+        type=float,
+        nargs="+",
+        default=[100.0],
+        help="a row of each model for each strength (default: 100)",
+    )
     add("--no-filters", action="store_true", help="models only")
     add("--no-bm3d", action="store_true", help="without BM3D, which takes most of the filters' time")
     add("--phantoms", metavar="N", type=int, default=4, help="phantoms for the lesions' CNR (default: 4)")
@@ -44,8 +52,9 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONTrainingLib.evaluation import comparison, tables
+    from ASCONTrainingLib.evaluation.volumes import at_strengths
 
-    candidates = load_models(args)
+    candidates = at_strengths(load_models(args), args.strengths)
     settings = comparison.ComparisonSettings(
         split=args.split,
         every=args.every,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,6 +72,56 @@ def of_network(network: nn.Module, card: ModelCard, device: str = "auto") -> Can
     from ASCONDenoiseLib.models import inference
 
     return Candidate(lambda ldct, _: inference.denoise(ldct, network, device=device).voxels, card, card.name)
+
+
+REMEMBERED = 4
+"""Outputs of full strength that are kept for the other strengths: those of one volume, with and without its probes."""
+
+
+def at_strengths(candidates: Mapping[str, Candidate], percents: Sequence[float]) -> dict[str, Candidate]:
+    """The candidates at each of some strengths; a network runs once for all of them, as in the panel.
+
+    Args:
+        candidates: name -> denoiser, at full strength.
+        percents: 0 to 100.
+
+    Returns:
+        "NAME" at 100 %, "NAME, 75 %" at others; all strengths of one after the other.
+
+    Raises:
+        InputError: a strength is not in 0..100.
+    """
+    from ASCONDenoiseLib.imaging.output_rule import blend, check_strength
+
+    for percent in percents:
+        check_strength(percent / 100)
+
+    def weaker(full: Denoise, strength: float) -> Denoise:
+        return lambda ldct, spacing_mm: blend(ldct, full(ldct, spacing_mm).astype(ldct.dtype), strength)
+
+    found = {}
+    for name, candidate in candidates.items():
+        full = _remembering(candidate.run)
+        for percent in percents:
+            run = full if percent == 100 else weaker(full, percent / 100)
+            title = name if percent == 100 else f"{name}, {percent:g} %"
+            found[title] = replace(candidate, run=run)
+    return found
+
+
+def _remembering(run: Denoise) -> Denoise:
+    """The same function, which runs once for each of the last inputs."""
+    outputs: dict[bytes, np.ndarray] = {}
+
+    def remembered(ldct: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+        key = sha256(np.ascontiguousarray(ldct)).digest()
+        if key not in outputs:
+            while len(outputs) >= REMEMBERED:
+                del outputs[next(iter(outputs))]
+            outputs[key] = run(ldct, spacing_mm)
+        return outputs[key]
+
+    return remembered
 
 
 def check_unseen(candidates: Mapping[str, Candidate], slices: EvaluationSet, allow_seen: bool) -> list[str]:

@@ -47,6 +47,17 @@ def test_compare_prints_and_saves_the_table(a_set, a_model, tmp_path, capsys):
     assert run(*arguments) == 2 and "is not empty" in capsys.readouterr().err
 
 
+def test_a_row_for_each_strength(a_set, a_model, tmp_path, capsys):
+    out = tmp_path / "table"
+    arguments = ("compare", "--models", a_model, "--strengths", 0, 100, "--data", a_set, "--out", out)
+    assert run(*arguments, "--phantoms", 0, "--no-filters", "--every", 4, "--quiet") == 0
+    saved = json.loads((out / "comparison.json").read_text())["methods"]
+    assert [method["name"] for method in saved] == ["LDCT", "smooth, 0 %", "smooth"]
+    assert saved[1]["psnr_db"] == saved[0]["psnr_db"] != saved[2]["psnr_db"]
+    assert run(*arguments[:3], "--strengths", 120, *arguments[6:8], "--out", tmp_path / "other") == 2
+    assert "Strength is a number from 0 to 1" in capsys.readouterr().err
+
+
 def named(path: Path, name: str) -> Path:
     """A model file whose card has this name."""
     path.parent.mkdir(parents=True, exist_ok=True)
