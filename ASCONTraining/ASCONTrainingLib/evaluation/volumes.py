@@ -114,7 +114,7 @@ def _remembering(run: Denoise) -> Denoise:
     outputs: dict[bytes, np.ndarray] = {}
 
     def remembered(ldct: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
-        key = sha256(np.ascontiguousarray(ldct)).digest()
+        key = sha256(ldct.tobytes()).digest()
         if key not in outputs:
             while len(outputs) >= REMEMBERED:
                 del outputs[next(iter(outputs))]
