@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ASCONDenoiseLib.commands.arguments import add_command
 from ASCONDenoiseLib.commands.console import Console
-from ASCONDenoiseLib.errors import AsconError, Cancelled
+from ASCONDenoiseLib.errors import AsconError, Cancelled, InputError
 from ASCONTrainingLib.commands.training_arguments import (
     add_training_arguments,
     changes_of,
@@ -26,10 +28,8 @@ from ASCONTrainingLib.config.settings import TrainConfig
 
 if TYPE_CHECKING:
     from ASCONDenoiseLib.imaging.metrics import Comparison
+    from ASCONTrainingLib.trainer.rate_search import Trial
     from ASCONTrainingLib.trainer.trainer import Trained
-
-    Results = list[tuple[AblationRow, Trained | None]]
-    """Each row with what came of its training; None where it was not run."""
 
 LAST = "last.pt"
 EPOCHS_WITHOUT_END = 10_000
@@ -37,6 +37,21 @@ EPOCHS_WITHOUT_END = 10_000
 
 FILES = {"vgg_weights": "VGG-19", "resnet_weights": "ResNet-50", "vit_weights": "DINOv2"}
 """Settings of the losses that name a file of weights, with an option of their own."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a row.
+
+    Attributes:
+        row: its settings, or why it was not run.
+        trained: its training; None where it was not run or failed.
+        trials: the search of its learning rate; empty without.
+    """
+
+    row: AblationRow
+    trained: Trained | None = None
+    trials: tuple[Trial, ...] = ()
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -55,7 +70,16 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         type=str.upper,
         default="2",
         help="1: methods, 2: losses (default), S1: networks, S2: strategies, systems: others than the paper's. "
-        "All rows take the same steps, or the same minutes where --minutes gives each so many",
+        "All rows take the same steps, or the same minutes where --minutes gives each so many; those of the preset "
+        "smoke share its minutes, but where --epochs or --set steps_per_epoch says otherwise",
+    )
+    add(
+        "--search-rates",
+        metavar="N",
+        type=int,
+        default=1,
+        help="for each row try N learning rates, an odd number, each 3 times the one before, the published one in the "
+        "middle, for a third of its minutes each; the best on validation slices trains for all of them (default: 1)",
     )
     add("--vgg-weights", metavar="FILE", help="VGG-19 weights, for WGAN-VGG, TSC-Net, the perceptual loss of table 2")
     add("--resnet-weights", metavar="FILE", help="ResNet-50 weights, for the perceptual loss of EDCNN")
@@ -70,40 +94,107 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     base, data = chosen_training(args, console)
     files = {f"loss.{name}": getattr(args, name) for name in FILES if getattr(args, name)}
     base = base.changed(files)
-    by_minutes = base.minutes is not None and (args.config is not None or "minutes" in changes_of(args))
-    base = replace(base, epochs=EPOCHS_WITHOUT_END) if by_minutes else replace(base, minutes=None)
+    minutes = _minutes_a_row(args, base, console)
+    base = replace(base, epochs=EPOCHS_WITHOUT_END, minutes=minutes) if minutes else replace(base, minutes=None)
+    _check_search(args.search_rates, minutes)
     rows = _rows(args.table, base)
-    if not by_minutes:
+    if not minutes:
         rows = _with_equal_steps(rows, base, data, usable_device(args.device))
     results = _trained(args, console, rows, data)
     if is_first_process():
-        by_row = {row.name: [c.to_dict() for c in done.comparisons] if done else row.reason for row, done in results}
-        console.answer(ablation_table(args.table, results, base), table=args.table, rows=by_row)
+        by_row = {
+            done.row.name: [c.to_dict() for c in done.trained.comparisons] if done.trained else done.row.reason
+            for done in results
+        }
+        rates = {
+            done.row.name: {f"{t.config.optimizer.learning_rate:.4g}": t.psnr_db for t in done.trials}
+            for done in results
+            if done.trials
+        }
+        console.answer(ablation_table(args.table, results, base), table=args.table, rows=by_row, search=rates)
 
 
-def _trained(args: argparse.Namespace, console: Console, rows: list[AblationRow], data: Path) -> Results:
+def _minutes_a_row(args: argparse.Namespace, base: TrainConfig, console: Console) -> float | None:
+    """The budget of each row; None for equal steps.
+
+    Minutes that are named, here or in earlier settings, are each row's. Those of a preset are shared by all rows,
+    unless the length of an epoch or their number is named.
+    """
+    named = changes_of(args).keys()
+    if base.minutes is None or args.config is not None or "minutes" in named:
+        return base.minutes
+    if named & {"epochs", "steps_per_epoch", "crops_per_epoch"}:
+        return None
+    rows = len(_rows(args.table, base))
+    console.note(
+        f"the {base.minutes:g} minutes of {base.preset} are shared by {rows} rows; --epochs N would give them equal "
+        "steps, --minutes N so many minutes each"
+    )
+    return base.minutes / rows
+
+
+def _check_search(count: int, minutes: float | None) -> None:
+    """Raise InputError for a search of rates that cannot be made."""
+    from ASCONTrainingLib.trainer.rate_search import factors
+
+    factors(count)
+    if count > 1 and minutes is None:
+        raise InputError("--search-rates is for equal minutes: say with --minutes how many each row has.")
+    if count > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--search-rates works in one process: leave out torchrun.")
+
+
+def _trained(args: argparse.Namespace, console: Console, rows: list[AblationRow], data: Path) -> list[Done]:
     """Each row's training, begun or gone on with. One that fails says why in the table; if all do, that is raised."""
-    results: Results = []
+    results: list[Done] = []
     failures: list[AsconError] = []
     for number, row in enumerate(rows, 1):
         if row.config is None:
-            results.append((row, None))
+            results.append(Done(row))
             continue
         console.note(f"row {number} of {len(rows)}: {row.name}")
         folder = args.out / f"{args.table}-{re.sub('[^a-z0-9]+', '-', row.name.lower())}"
-        name = re.sub(r"[^\w.+-]+", "-", row.name.replace(" + ", "+"))
-        options = {"resume": (folder / LAST).exists(), "name": name}
         try:
-            results.append((row, run_training(args, console, row.config, data, folder, **options)))
+            results.append(_trained_row(args, console, row, row.config, data, folder))
         except Cancelled:
             raise
         except AsconError as error:  # the other rows may do better
             console.warn(f"{row.name}: {error}")
             failures.append(error)
-            results.append((replace(row, reason=f"failed: {error}"), None))
+            results.append(Done(replace(row, reason=f"failed: {error}")))
     if failures and len(failures) == sum(row.config is not None for row in rows):
         raise failures[0]
     return results
+
+
+def _trained_row(
+    args: argparse.Namespace, console: Console, row: AblationRow, config: TrainConfig, data: Path, folder: Path
+) -> Done:
+    """The training of a row, at the best rate where one is searched."""
+    train = partial(_train, args, console, data, row.name)
+    trials: tuple[Trial, ...] = ()
+    if args.search_rates > 1:
+        from ASCONTrainingLib.trainer import rate_search
+
+        trials = tuple(
+            rate_search.search(config, args.search_rates, folder, partial(train, measure=False), console.note)
+        )
+        config = rate_search.at_rate(config, rate_search.best(list(trials)).factor)
+    return Done(row, train(config, folder), trials)
+
+
+def _train(
+    args: argparse.Namespace,
+    console: Console,
+    data: Path,
+    name: str,
+    config: TrainConfig,
+    folder: Path,
+    measure: bool = True,
+) -> Trained | None:
+    name = re.sub(r"[^\w.+-]+", "-", name.replace(" + ", "+"))
+    resume = (folder / LAST).exists()
+    return run_training(args, console, config, data, folder, resume=resume, name=name, measure=measure)
 
 
 def _rows(table: str, base: TrainConfig) -> list[AblationRow]:
@@ -141,7 +232,7 @@ def _with_equal_steps(rows: list[AblationRow], base: TrainConfig, data: Path, de
     return result
 
 
-def ablation_table(table: str, results: Results, base: TrainConfig) -> str:
+def ablation_table(table: str, results: list[Done], base: TrainConfig) -> str:
     """Rows of mean ± sd like the paper's, the LDCT first; rows that were not run say why.
 
     Args:
@@ -152,31 +243,49 @@ def ablation_table(table: str, results: Results, base: TrainConfig) -> str:
     from ASCONDenoiseLib.imaging.number_tables import metric_tables
     from ASCONDenoiseLib.reports.text_table import aligned
 
-    measured = [trained for _, trained in results if trained is not None and trained.comparisons]
+    measured = [done.trained for done in results if done.trained is not None and done.trained.comparisons]
     if not measured:
-        reasons = "".join(f"\n{row.name}: {row.reason}" for row, _ in results if row.reason)
+        reasons = "".join(f"\n{done.row.name}: {done.row.reason}" for done in results if done.row.reason)
         return f"Neither test nor validation patients: there is nothing to measure on.{reasons}"
     ldct = measured[0].comparisons[0]
+    searched = any(done.trials for done in results)
     ((title, (header, *_)),) = metric_tables([ldct]).items()
-    rows: list[tuple[str, ...]] = [(*header, "steps", "minutes"), (*_numbers("LDCT", ldct), "", "")]
-    for row, trained in results:
-        if trained is None:
-            rows.append((row.name, row.reason))
+    columns = ("steps", "minutes", *(("rate",) if searched else ()))
+    rows: list[tuple[str, ...]] = [(*header, *columns), (*_numbers("LDCT", ldct), *("" for _ in columns))]
+    for done in results:
+        if done.trained is None:
+            rows.append((done.row.name, done.row.reason))
             continue
-        effort = trained.card.metrics["training"]
-        cost = (str(effort["steps"]), f"{60 * effort['hours']:.1f}")
-        rows.append((*_numbers(row.name, trained.comparisons[1]), *cost))
-    budget = f"{base.minutes:g} minutes a row" if base.minutes else "equal steps"
+        effort = done.trained.card.metrics["training"]
+        cost = (str(effort["steps"]), f"{60 * effort['hours']:.1f}", *((_rate(done.trials),) if searched else ()))
+        rows.append((*_numbers(done.row.name, done.trained.comparisons[1]), *cost))
+    budget = f"{base.minutes:.3g} minutes a row" if base.minutes else "equal steps"
     lines = [
         f"Table {table} on the preset {base.preset}, {budget}; {measured[0].split} patients; {title}",
         aligned(rows, numbers=True),
     ]
-    if table in ("1", "SYSTEMS"):
+    if searched:
         lines.append(
-            f"Networks, losses, learning rates and betas are each method's own; images, epochs, schedule, clipping and "
-            f"averaged weights are those of {base.preset} in all rows."
+            "Learning rates: of those tried for a third of the minutes each, the best on validation slices; in "
+            "brackets how many times the published one it is, and how many were tried. Critics keep their own."
+        )
+    if table in ("1", "SYSTEMS"):
+        rates = "losses and betas" if searched else "losses, learning rates and betas"
+        lines.append(
+            f"Networks, {rates} are each method's own; images, epochs, schedule, clipping and averaged weights are "
+            f"those of {base.preset} in all rows."
         )
     return "\n".join(lines)
+
+
+def _rate(trials: tuple[Trial, ...]) -> str:
+    """3e-4 (x3 of 3)"""
+    from ASCONTrainingLib.trainer.rate_search import best
+
+    if not trials:
+        return ""
+    won = best(trials)
+    return f"{won.config.optimizer.learning_rate:.2g} (x{won.factor:.2g} of {len(trials)})"
 
 
 def _numbers(name: str, comparison: Comparison) -> tuple[str, ...]:

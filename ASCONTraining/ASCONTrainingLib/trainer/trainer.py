@@ -57,6 +57,7 @@ class Trained:
         split: what was measured on, "test", or "validation" in a set without test patients.
         comparisons: LDCT and denoised slices against the NDCT; empty without either.
         warnings: what speaks against the use of the model.
+        best_psnr_db: of the validations; -inf where nothing was validated.
     """
 
     model: Path
@@ -64,6 +65,7 @@ class Trained:
     split: str
     comparisons: tuple[metrics.Comparison, ...]
     warnings: tuple[str, ...] = ()
+    best_psnr_db: float = -math.inf
 
     def table(self) -> str:
         """Like the paper's Table 1: PSNR, SSIM, RMSE, mean ± sd over the slices."""
@@ -81,6 +83,7 @@ def fit(
     resume: bool = False,
     device: str = "auto",
     name: str | None = None,
+    measure: bool = True,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Trained | None:
@@ -93,6 +96,7 @@ def fit(
         resume: go on from `run`'s last checkpoint, where there is one.
         device: "auto", "cpu", "cuda", ...; see ASCONDenoiseLib.models.devices.pick_device.
         name: of the model file; by default the one it was begun with, "ascon-" and the preset's name at first.
+        measure: measure the model at the end; False: for a trial, which is to be judged by its validations.
         progress: called after each step; in the first process only.
         say: called with a sentence now and then; in the first process only.
 
@@ -107,7 +111,8 @@ def fit(
     processes = Processes(device)
     try:
         with signals_noted() as interrupted:
-            return _Training(config, Path(data), Path(run), name, processes, interrupted, progress, say).run(resume)
+            training = _Training(config, Path(data), Path(run), name, processes, interrupted, progress, say)
+            return training.run(resume, measure)
     finally:
         processes.leave()
 
@@ -146,14 +151,14 @@ class _Training:
         self.loader: BatchLoader | None = None
         self.saved_step, self.left_s = 0, math.inf
 
-    def run(self, resume: bool) -> Trained | None:
+    def run(self, resume: bool, measure: bool) -> Trained | None:
         """From the checkpoint or the first step to the model file."""
         self._begin(resume)
         self.log = RunLog(self.folder, self.state.step, self.processes.first, self.say)
         try:
             self._train()
             self.processes.wait()
-            return self._finish() if self.processes.first else None
+            return self._finish(measure) if self.processes.first else None
         except WriteError as error:
             raise WriteError(f"{error} {self._kept()}") from error
         finally:
@@ -386,12 +391,12 @@ class _Training:
 
     # ---------------------------------------------------------------------------------------------------------- the end
 
-    def _finish(self) -> Trained:
+    def _finish(self, measure: bool) -> Trained:
         """The best network (the last one without validation patients) on the test patients, and as a model file."""
         network, device = self._best_network(), str(self.processes.device)
-        gain = self._fit_gain(network, device) if self.config.fit_gain else None
+        gain = self._fit_gain(network, device) if self.config.fit_gain and measure else None
         split = "test" if "test" in self.slices else "validation"
-        slices = self.slices.get(split)
+        slices = self.slices.get(split) if measure else None
         comparisons: tuple[metrics.Comparison, ...] = ()
         if slices is not None:
             self.say(f"measuring on {len(slices)} {split} slices")
@@ -408,7 +413,7 @@ class _Training:
         results = {"split": split, "comparisons": [c.to_dict() for c in comparisons], "gain": gain}
         run_folder.write_json(self.folder / RESULTS, results | {"warnings": list(warnings)})
         self.log.write({"step": self.state.step, "finished": split, "warnings": list(warnings), **means})
-        return Trained(path, card, split, comparisons, warnings)
+        return Trained(path, card, split, comparisons, warnings, self.state.best_psnr_db)
 
     def _best_network(self) -> nn.Module:
         """That of best.pt, or of last.pt where nothing was validated."""

@@ -152,20 +152,74 @@ def test_rows_that_fail_say_why_and_the_table_goes_on(measured_pairs, tmp_path, 
     assert ascon(*command) == 2 and "no such thing" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("small_methods")
-def test_minutes_are_equal_where_they_are_asked_for(measured_pairs, tmp_path, capsys):
-    """The number of steps is what it becomes: rows go on beyond their epochs."""
-    command = ["ablation", "--table", "S2", "--preset", "smoke", "--data", measured_pairs, "--out", tmp_path / "runs"]
-    command += ["--minutes", 0.05, "--epochs", 1, "--set", "steps_per_epoch=1", "--batch", 1, "--device", "cpu"]
-    assert ascon(*command, "--set", "mac.global_queries=2", "--set", "mac.local_queries=2") == 0
-    title, _, _, *rows = a_table(capsys.readouterr().out)
-    assert title[0].startswith("Table S2 on the preset smoke, 0.05 minutes a row;")
-    assert len(rows) == 4 and all(int(row[5]) > 1 for row in rows)  # of the one epoch, of one step
-
-
 def test_tables_are_named_in_any_case(capsys):
     for table in ("s1", "S1", "s2", "1", "2"):
         assert ascon("ablation", "--table", table, "--preset", "pixel", "--data", "nowhere", "--out", "runs") == 2
         assert "nowhere holds no index.json" in capsys.readouterr().err
     assert ascon("ablation", "--table", "S3", "--out", "runs") == 2
     assert "invalid choice: 'S3'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_methods")
+def test_an_equal_search_of_rates_comes_before_each_row(measured_pairs, tmp_path, capsys, monkeypatch):
+    """The table says what was searched and which rate won; a second call searches and trains nothing."""
+
+    def without_mac_net(config, *arguments, **options):  # whose steps take seconds
+        if config.mac is not None:
+            raise InputError("Not with MAC-Net.")
+        trained.append(arguments[1].name)
+        return train(config, *arguments, **options)
+
+    from ASCONTrainingLib.trainer import trainer
+
+    train, trained = trainer.fit, list[str]()
+    monkeypatch.setattr(trainer, "fit", without_mac_net)
+    command = ["ablation", "--table", "s1", "--preset", "smoke", "--data", measured_pairs, "--out", tmp_path / "runs"]
+    command += ["--minutes", 0.01, "--search-rates", 3, "--batch", 1, "--device", "cpu"]
+    command += ["--set", "steps_per_epoch=1", "--set", "validation_slices=1"]
+    assert ascon(*command) == 0
+    title, header, ldct, *rows, note = a_table(capsys.readouterr().out)
+    assert title[0].startswith("Table S1 on the preset smoke, 0.01 minutes a row; test patients")
+    assert header[-3:] == ["steps", "minutes", "rate"] and ldct[0] == "LDCT" and len(rows) == 6
+    assert note[0].startswith("Learning rates: of those tried for a third of the minutes each")
+    done = rows[::2]
+    assert [row[0] for row in done] == ["RED-CNN", "U-Net", "ESAU-Net"]
+    assert {row[7] for row in done} <= {"0.0002 (x0.33 of 3)", "0.0006 (x1 of 3)", "0.0018 (x3 of 3)"}
+    assert {row[1] for row in rows[1::2]} == {"failed: Not with MAC-Net."}
+    assert trained[:4] == ["S1-red-cnn-rate-0.333", "S1-red-cnn-rate-1", "S1-red-cnn-rate-3", "S1-red-cnn"]
+
+    trained.clear()
+    assert ascon(*command, "--json") == 0 and trained == ["S1-red-cnn", "S1-u-net", "S1-esau-net"]  # to measure them
+    search = json.loads(capsys.readouterr().out.splitlines()[-1])["search"]
+    for row, folder in zip(done, trained, strict=True):
+        won = row[7].split()[0]
+        assert len(search[row[0]]) == 3 and search[row[0]][won] == max(search[row[0]].values())
+        settings = json.loads((tmp_path / "runs" / folder / "config.json").read_text())["config"]
+        assert f"{settings['optimizer']['learning_rate']:.2g}" == won
+
+
+def test_a_search_of_rates_needs_minutes_one_process_and_an_odd_number(a_set, tmp_path, capsys, monkeypatch):
+    command = ["ablation", "--preset", "released", "--data", a_set, "--out", tmp_path / "runs"]
+    assert ascon(*command, "--search-rates", 3) == 2 and "say with --minutes" in capsys.readouterr().err
+    assert ascon(*command, "--search-rates", 2) == 2 and "odd number" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ascon(*command, "--search-rates", 3, "--minutes", 1) == 2 and "torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("small_methods")
+def test_rows_share_the_minutes_of_a_preset_that_has_some(measured_pairs, tmp_path, capsys, monkeypatch):
+    """So the smoke preset's tables take its 6 minutes, however slow a row is; with epochs named, steps are equal."""
+    seen = []
+
+    def refuse(config, *arguments, **options):
+        seen.append((config.minutes, config.epochs))
+        raise InputError("Not now.")
+
+    from ASCONTrainingLib.trainer import trainer
+
+    monkeypatch.setattr(trainer, "fit", refuse)
+    command = ["ablation", "--table", "s2", "--preset", "smoke", "--data", measured_pairs, "--out", tmp_path / "runs"]
+    assert ascon(*command) == 2 and "the 6 minutes of smoke are shared by 4 rows" in capsys.readouterr().err
+    assert ascon(*command, "--epochs", 3) == 2 and ascon(*command, "--minutes", 2) == 2
+    assert seen == [(1.5, 10_000)] * 4 + [(None, 3)] * 4 + [(2.0, 10_000)] * 4
