@@ -287,7 +287,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if task.kind in ("denoise", "save"):
             self.task.onProgress(task, event)
         elif task.kind == "several":
-            self.several.task.onProgress(task, event)
+            self.several.onProgress(task, event)
         elif task.kind == "anatomy":
             self.anatomy.task.onProgress(task, event)
         elif task.kind in ("inspect", "report"):

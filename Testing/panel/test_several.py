@@ -1,4 +1,4 @@
-"""Several volumes: ticked in the list, denoised one after the other; failures are told once, and cancelling keeps."""
+"""Several volumes, ticked in the list: failures are told once, cancelling keeps what is done; and whole sequences."""
 
 import unittest
 from unittest import mock
@@ -106,6 +106,63 @@ class CancelTest(LongRun, PanelTestCase):
         self.assertEqual(self.ui.severalLabel.text, "Cancelled. What was denoised before stays.")
         self.assertEqual(self.volumes(), ["first", "second", "first denoised"])
         self.assertEqual(self.newFiles(), [])
+
+
+class SequenceTest(PanelTestCase):
+    def setUp(self):
+        super().setUp()
+        sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "heart")
+        self.frames = [someVoxels(3, seed=number) for number in range(2)]
+        for number, voxels in enumerate(self.frames):
+            frame = makeVolume("frame", voxels)
+            sequence.SetDataNodeAtValue(frame, str(number))
+            slicer.mrmlScene.RemoveNode(frame)
+        self.browser = slicer.mrmlScene.AddNode(slicer.vtkMRMLSequenceBrowserNode())
+        modified = self.browser.StartModify()
+        self.browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+        slicer.util.updateVolumeFromArray(self.ldct, self.frames[0])
+        self.browser.AddProxyNode(self.ldct, sequence, False)
+        self.browser.EndModify(modified)
+        self.panel._update()
+
+    def test_the_whole_sequence_is_denoised(self):
+        button = self.ui.sequenceButton
+        self.assertTrue(button.isVisibleTo(self.panel.parent))
+        self.assertEqual(button.text, "Denoise all 2 frames of the sequence")
+        button.click()
+        self.assertEqual(button.text, "Cancel")
+        self.assertNotEqual(self.ui.severalButton.text, "Cancel")
+        wait(lambda: "frame 2 of 2" in self.ui.statusLabel.text)
+        wait(lambda: not self.logic.tasks.busy("several"))
+        self.assertEqual(self.ui.statusLabel.text, "Done: CT denoised shows the denoised sequence.")
+        shown = slicer.util.getFirstNodeByClassByName("vtkMRMLScalarVolumeNode", "CT denoised")
+        sequence = self.browser.GetSequenceNode(shown)
+        for number, voxels in enumerate(self.frames):
+            made = slicer.util.arrayFromVolume(sequence.GetNthDataNode(number))
+            np.testing.assert_array_equal(made, self.expected(voxels))
+        np.testing.assert_array_equal(slicer.util.arrayFromVolume(shown), self.expected(self.frames[0]))
+
+    def test_cancel_changes_nothing(self):
+        nodes = slicer.mrmlScene.GetNumberOfNodes()
+        self.ui.sequenceButton.click()
+        wait(lambda: "frame 2 of 2" in self.ui.statusLabel.text)
+        self.ui.sequenceButton.click()
+        wait(lambda: not self.logic.tasks.busy("several"))
+        self.assertEqual(self.ui.statusLabel.text, "Cancelled. Nothing was changed.")
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
+
+    def test_one_button_cancels(self):
+        self.ui.severalSelector.check(self.ldct)
+        self.ui.severalButton.click()
+        self.assertEqual(self.ui.severalButton.text, "Cancel")
+        self.assertFalse(self.ui.sequenceButton.isVisibleTo(self.panel.parent))
+        self.ui.severalButton.click()
+        wait(lambda: not self.logic.tasks.busy("several"))
+        self.assertTrue(self.ui.sequenceButton.isVisibleTo(self.panel.parent))
+
+    def test_other_volumes_have_no_such_button(self):
+        self.choices.inputVolume = makeVolume("other", someVoxels(2))
+        self.assertFalse(self.ui.sequenceButton.isVisibleTo(self.panel.parent))
 
 
 if __name__ == "__main__":

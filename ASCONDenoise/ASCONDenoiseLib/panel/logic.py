@@ -26,6 +26,7 @@ from ASCONDenoiseLib.panel.task_queue import OnEnd, OnProgress, Pending, Task, T
 from ASCONDenoiseLib.scene import operations, quality_operations
 from ASCONDenoiseLib.scene.display import show_as_difference
 from ASCONDenoiseLib.scene.provenance import provenance_sentence
+from ASCONDenoiseLib.scene.sequences import denoise_sequence, frames_of
 from ASCONDenoiseLib.scene.several import one_by_one
 from ASCONDenoiseLib.scene.volumes import instance_uids, suitability_facts
 from ASCONDenoiseLib.scene.voxels import volume_array, write_in_pieces
@@ -205,13 +206,45 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         """
         used = self.strength if strength is None else strength
 
-        def one(volume: Volume) -> operations.Operation:
+        def one(volume: Volume) -> Work:
             if reason := self.obstacle(volume, model=model):
                 raise InputError(reason)
             means = self.means(model, device) | {"facts": self._facts(volume)}
             return operations.denoise(volume, None, None, strength=lambda: used, **means)
 
         return self.tasks.start("several", one_by_one(volumes, one, begins), [])
+
+    def denoiseSequence(
+        self,
+        inputVolume: Volume,
+        model: str = "",
+        device: str = "auto",
+        strength: float | None = None,
+        begins: Callable[[int], None] = lambda number: None,
+    ) -> Pending:
+        """Starts to denoise all frames of the sequence that a browser shows in a volume.
+
+        The result is a new volume, in which the same browser shows the denoised sequence.
+
+        Args:
+            inputVolume: the browser's.
+            model, device, strength: as in `denoise`.
+            begins: called with the number of a frame, from 0, before its turn.
+
+        Raises:
+            InputError: there is an `obstacle`, or no sequence.
+        """
+        if reason := self.obstacle(inputVolume, model=model):
+            raise InputError(reason)
+        if not frames_of(inputVolume):
+            raise InputError(_("{name} shows no sequence.").format(name=inputVolume.GetName()))
+        used = self.strength if strength is None else strength
+        means = self.means(model, device) | {"facts": self._facts(inputVolume)}
+
+        def one(source: Volume, output: Volume) -> Work:
+            return operations.denoise(source, output, None, strength=lambda: used, **means)
+
+        return self.tasks.start("several", denoise_sequence(inputVolume, one, begins), [inputVolume])
 
     def findAnatomy(
         self,
