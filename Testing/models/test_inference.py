@@ -154,12 +154,12 @@ def test_a_range_of_padding_values_is_kept():
 # ---- the border of the scan circle
 
 
-def a_cut_body(padding_hu: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A body larger than the scan circle, with and without noise of 30 HU, (2, 192, 192), and how deep a pixel lies."""
+def a_cut_body(padding_hu: int, noise_hu: float = 30.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A body larger than the scan circle, without and with noise, (2, 192, 192), and how deep a pixel lies."""
     truth = abdomen(3, (2, 288, 288), (0.8, 0.8, 3.0)).voxels_hu[:, 60:252, 48:240]
     y, x = np.mgrid[:192, :192] - 95.5
     depth_px = 90 - np.hypot(x, y)
-    noisy = truth + noise(truth.shape, 30.0, seed=1, kernel=0.25)
+    noisy = truth + noise(truth.shape, noise_hu, seed=1, kernel=0.25)
     return truth, np.where(depth_px >= 0, np.rint(noisy), padding_hu).astype(np.int16), depth_px
 
 
@@ -177,6 +177,15 @@ def test_nothing_rings_where_the_scan_circle_cuts_the_body(padding_hu, monkeypat
     assert error_sd(0, 2) < 1.2 * error_sd(10, 90)
     monkeypatch.setattr(inference, "continued", lambda x, padding: x)
     assert error_sd(0, 2) > 1.5 * error_sd(10, 90)  # what it was before
+
+
+@pytest.mark.parametrize("noise_hu", [15.0, 30.0])
+def test_nothing_rings_with_the_fast_model(noise_hu):
+    network, _ = load_network(find_model("fast"))
+    truth, volume, depth_px = a_cut_body(-2048, noise_hu)
+    error_hu = denoise(volume, network, precision="fp32", device="cpu").voxels - truth
+    border, interior = (error_hu[:, (depth_px >= a) & (depth_px < b)].std() for a, b in ((0, 2), (10, 90)))
+    assert border < 1.2 * interior
 
 
 def test_what_the_network_is_shown_beyond_the_border():

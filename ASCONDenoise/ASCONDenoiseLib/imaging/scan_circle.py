@@ -3,6 +3,10 @@
 Padding is no part of the patient, but beside tissue it looks like the strongest of edges, and a network answers with
 ringing along it. So the body is mirrored into the padding before the network sees the slice; afterwards padding keeps
 its value all the same.
+
+Beyond the border half of what the network averages is missing, so its error there stays somewhat larger than inside.
+Continuing the body smoothed, or with noise from elsewhere, was tried on two models: in the outermost two pixels the
+error changed by -7 to +3 %, now better, now worse. So it is the plain mirror.
 """
 
 from __future__ import annotations
