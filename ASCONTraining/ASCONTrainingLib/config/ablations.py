@@ -122,10 +122,9 @@ def table_2(base: TrainConfig) -> list[AblationRow]:
 def table_s1(base: TrainConfig, networks: Collection[str]) -> list[AblationRow]:
     """Table S1: MAC-Net on other denoisers, each without and with it; `networks` are those that exist.
 
-    No row has a gain fitted at the end, since RED-CNN has no layer that it could be given to. Settings of the base's
-    network are its own, and no other's.
+    Settings of the base's network are its own, and no other's.
     """
-    base = replace(_without_files(base), fit_gain=False)
+    base = _without_files(base)
     rows = []
     for network, name in (("red_cnn", "RED-CNN"), ("unet", "U-Net"), ("esau_net", "ESAU-Net")):
         for mac, suffix in ((None, ""), (_mac_of(base), " + MAC-Net")):

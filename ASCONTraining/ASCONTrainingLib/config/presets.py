@@ -52,7 +52,6 @@ _PRODUCT = TrainConfig(
     precision="bf16",
     ema=0.998,
     validation_slices=16,
-    fit_gain=True,
 )
 
 
@@ -142,7 +141,6 @@ def peer(name: str, base: TrainConfig) -> TrainConfig:
         "mac": None,
         "loss": replace(own.loss, **files),
         "optimizer": replace(base.optimizer, learning_rate=rate, betas=betas, weight_decay=0.0, mac_learning_rate=None),
-        "fit_gain": False,
     }
     return replace(base, **settings | images | own.changes)
 

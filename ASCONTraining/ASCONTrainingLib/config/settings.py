@@ -20,6 +20,9 @@ from ASCONDenoiseLib.errors import InputError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
+FORMER_SETTINGS = ("fit_gain",)
+"""Settings that there are no more: a run that was begun without them goes on."""
+
 MAC_OPTIMIZERS = ("sgd", "adamw")
 WEIGHT_FILES = ("vgg_weights", "resnet_weights", "vit_weights")
 """Settings of the losses that name a file."""
@@ -221,7 +224,6 @@ class TrainConfig:
         save_minutes: at most this long between two checkpoints; one is also written after each epoch.
         workers: threads that read and augment ahead of the step; 0: none.
         minutes: a budget that ends the training early; the schedule then follows the fraction used.
-        fit_gain: at the end, scale the last layer so that the MSE on training slices is least.
     """
 
     preset: str = "released"
@@ -256,7 +258,6 @@ class TrainConfig:
     save_minutes: float = 10.0
     workers: int = 4
     minutes: float | None = None
-    fit_gain: bool = False
 
     def __post_init__(self) -> None:
         _at_least("", self, 1, "epochs", "batch", "validate_every")
@@ -314,6 +315,7 @@ class TrainConfig:
         """The inverse of `to_dict`; what is left out has its default. Raises InputError for unknown or wrong values."""
         if not isinstance(values, Mapping):
             raise InputError(f"Settings are names and values; got {shown(values)}.")
+        values = {name: value for name, value in values.items() if value or name not in FORMER_SETTINGS}
         try:
             return from_json(cls, values)
         except FieldError as error:

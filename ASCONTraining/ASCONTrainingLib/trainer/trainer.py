@@ -394,7 +394,6 @@ class _Training:
     def _finish(self, measure: bool) -> Trained:
         """The best network (the last one without validation patients) on the test patients, and as a model file."""
         network, device = self._best_network(), str(self.processes.device)
-        gain = self._fit_gain(network, device) if self.config.fit_gain and measure else None
         split = "test" if "test" in self.slices else "validation"
         slices = self.slices.get(split) if measure else None
         comparisons: tuple[metrics.Comparison, ...] = ()
@@ -407,10 +406,10 @@ class _Training:
             logger.warning("%s", warning)
         means = {comparison.name: _mean_sd(comparison) for comparison in comparisons}
         measured = {f"{split} slices, {name}": values for name, values in means.items()}
-        card = model_card(self.name, self.config, self.index, measured | {"training": self._effort(gain)}, warnings)
+        card = model_card(self.name, self.config, self.index, measured | {"training": self._effort()}, warnings)
         path = self.folder / f"{self.name}.safetensors"
         card = save_model(network, card, path)
-        results = {"split": split, "comparisons": [c.to_dict() for c in comparisons], "gain": gain}
+        results = {"split": split, "comparisons": [c.to_dict() for c in comparisons]}
         run_folder.write_json(self.folder / RESULTS, results | {"warnings": list(warnings)})
         self.log.write({"step": self.state.step, "finished": split, "warnings": list(warnings), **means})
         return Trained(path, card, split, comparisons, warnings, self.state.best_psnr_db)
@@ -423,24 +422,11 @@ class _Training:
         network.load_state_dict(state["average" if self.config.ema else "network"])
         return network
 
-    def _fit_gain(self, network: nn.Module, device: str) -> float:
-        """Scale the last layer by the factor that fits training slices best, and return it."""
-        slices = EvaluationSet(self.data, "train")
-        gain = validation.fitted_gain(slices, network, device=device, progress=self._stop_if_interrupted)
-        self.say(f"the gain of the last layer is set by {100 * (gain - 1):+.2f} %, as training slices ask for")
-        with torch.no_grad():
-            for parameter in network.get_submodule("last").parameters():
-                parameter.mul_(gain)
-        return gain
-
-    def _effort(self, gain: float | None) -> dict[str, Any]:
+    def _effort(self) -> dict[str, Any]:
         """Steps, hours and scans of the training, those of the model it began with among them, for the card."""
         before = self.state.seen_before
         scans = {split: sorted({*self.scans.get(split, []), *before.get(split, [])}) for split in self.scans | before}
-        effort = {"steps": self.state.step, "hours": round(self.state.used_s / 3600, 3), "scans": scans}
-        if gain is not None:
-            effort["gain of the last layer, fitted on training slices"] = round(gain, 6)
-        return effort
+        return {"steps": self.state.step, "hours": round(self.state.used_s / 3600, 3), "scans": scans}
 
 
 def _mean_sd(comparison: metrics.Comparison) -> dict[str, list[float]]:

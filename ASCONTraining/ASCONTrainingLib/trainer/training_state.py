@@ -66,10 +66,6 @@ class TrainingState:
         self.generator = torch.Generator().manual_seed(config.seed)
         network = build(config.network, config.network_settings)
         self.network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.fit_gain and not isinstance(getattr(self.network, "last", None), nn.Module):
-            raise InputError(
-                f"fit_gain scales a last layer, and {config.network} has none of that name: set it to false."
-            )
         multiple = getattr(self.network, "SIDE_MULTIPLE", 1)
         if wrong := [patch for _, patch, _ in config.stages if patch is not None and patch % multiple]:
             raise InputError(

@@ -17,9 +17,6 @@ from ASCONTrainingLib.data.training_set import EvaluationSet, SlicePair, SlicePa
 DIFFERENCE_HU = (-100.0, 100.0)
 """Window of the preview's difference image."""
 
-GAIN_SLICES = 32
-"""Training slices that `fitted_gain` uses."""
-
 
 def slices_of(data: Path, index: Index) -> dict[str, EvaluationSet]:
     """The slices to measure on, of the splits that have patients; opened early, so that a lost file shows at once."""
@@ -71,41 +68,6 @@ def compare(
 def _denoised(image_hu: np.ndarray, network: nn.Module, device: str) -> np.ndarray:
     """In fp32: whether bf16 is accurate enough changes while a network learns, and to test it takes time."""
     return inference.denoise(image_hu, network, device=device, precision="fp32").voxels
-
-
-def fitted_gain(
-    pairs: SlicePairs,
-    network: nn.Module,
-    *,
-    device: str = "cpu",
-    limit: int = GAIN_SLICES,
-    progress: Callable[[int, int], None] | None = None,
-) -> float:
-    """The factor g on a network G for which x + g G(c) - c is nearest to the NDCT, by least squares in unit range.
-
-    x is the LDCT, c the same clipped to the training window; pixels that lie in the window in both images count. Not in
-    the paper: a training in bfloat16, whose rounding fp32 inference does not repeat, has been seen to leave an output
-    that is 0.25 % too bright, 2.6 HU in soft tissue.
-
-    Args:
-        pairs: the slices.
-        network: G.
-        device: where it runs.
-        limit: number of slices, evenly spaced, that are used.
-        progress: called with the slices done and their number.
-    """
-    low, high = hounsfield.TRAINING_WINDOW_HU
-    product = square = 0.0
-    chosen = evenly_spaced(len(pairs), limit)
-    for done, i in enumerate(chosen, 1):
-        ldct, ndct = (image.astype(np.float32) for image in (pairs[i].ldct_hu, pairs[i].ndct_hu))
-        inside = (ldct > low) & (ldct < high) & (ndct > low) & (ndct < high)
-        denoised = _denoised(ldct[None], network, device)[0]
-        output, target = (hounsfield.to_unit(image[inside].astype(np.float64)) for image in (denoised, ndct))
-        product, square = product + float(output @ target), square + float(output @ output)
-        if progress is not None:
-            progress(done, len(chosen))
-    return float(product / square)
 
 
 def preview(network: nn.Module, pair: SlicePair, *, device: str) -> np.ndarray:

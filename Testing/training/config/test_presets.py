@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
 from ASCONTrainingLib.config.presets import BASES, PEERS, PRESETS, peer
 from ASCONTrainingLib.config.settings import TrainConfig
@@ -88,16 +89,17 @@ def test_settings_survive_json(preset):
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_a_run_that_was_begun_with_a_former_setting_off_goes_on():
+    config = PRESETS["product"]
+    assert TrainConfig.from_dict(config.to_dict() | {"fit_gain": False}) == config
+    with pytest.raises(InputError, match="no setting fit_gain"):
+        TrainConfig.from_dict(config.to_dict() | {"fit_gain": True})
+
+
 def test_what_is_not_in_the_paper_is_off_in_its_presets():
     for name in ("paper-mayo2016", "paper-mayo2020", "released"):
         config = PRESETS[name]
-        assert (config.growth, config.doses, config.ema, config.fit_gain, config.objective) == (
-            (),
-            None,
-            None,
-            False,
-            "ascon",
-        )
+        assert (config.growth, config.doses, config.ema, config.objective) == ((), None, None, "ascon")
         assert not config.loss.product_output and config.loss.local_mean_weight == 0
 
 

@@ -17,7 +17,6 @@ from trainer_fixtures import (
 from training_fixtures import SMALL_MAC, make_set, tiny_config
 
 from ASCONDenoiseLib.errors import Failure, InputError, WriteError
-from ASCONTrainingLib.config.settings import LossConfig
 from ASCONTrainingLib.data.batches import Batches
 from ASCONTrainingLib.data.training_set import TrainingSet
 from ASCONTrainingLib.method.objectives.ascon import ASCONObjective
@@ -133,10 +132,6 @@ def test_other_errors_are_not_taken_for_too_little_memory(a_set, tmp_path, monke
     [
         (tiny_config(precision="fp16"), "fp16 is for CUDA"),
         (tiny_config(network="red_net"), "no network red_net"),
-        (
-            tiny_config(network="cncl", objective="cncl", loss=LossConfig(), fit_gain=True),
-            "cncl has none of that name",
-        ),
         (tiny_config(network="unet", patch=40), "unet takes images whose sides are multiples of 16; got patches of 40"),
         (tiny_config(patch=32, mac=SMALL_MAC), "32x32 pixels; with MAC-Net they need sides of 64 or more"),
         (tiny_config(growth=((0.5, 40, 2),), patch=64, mac=SMALL_MAC), "40x40 pixels; with MAC-Net"),

@@ -13,7 +13,7 @@ from trainer_fixtures import (
     differences,
     rows,
 )
-from training_fixtures import Tiny, make_set, tiny_config
+from training_fixtures import make_set, tiny_config
 
 from ASCONDenoiseLib.imaging import metrics
 from ASCONDenoiseLib.models import inference
@@ -107,22 +107,6 @@ def test_set_without_validation_and_test_gives_the_last_network(tmp_path):
     last = load_checkpoint(tmp_path / "run" / "last.pt")
     assert not differences(dict(network.state_dict()), dict(last["network"]))
     assert trained.comparisons == () and "nothing to measure" in trained.table()
-
-
-def test_gain_is_fitted_at_the_end_and_told(a_set, tmp_path):
-    said: list[str] = []
-    trained = fit(tiny_config(fit_gain=True), a_set, tmp_path / "run", device=CPU, say=said.append)
-    best = load_checkpoint(tmp_path / "run" / "best.pt")["network"]
-    network = Tiny()
-    network.load_state_dict(best)
-    gain = validation.fitted_gain(EvaluationSet(a_set, "train"), network)
-    shipped = load_network(trained.model)[0].state_dict()
-    assert torch.allclose(shipped["last.weight"], gain * best["last.weight"])
-    assert torch.allclose(shipped["last.bias"], gain * best["last.bias"])
-    assert torch.equal(shipped["first.weight"], best["first.weight"]) and abs(gain - 1) > 1e-4
-    written = trained.card.metrics["training"]["gain of the last layer, fitted on training slices"]
-    assert written == pytest.approx(gain, abs=1e-5) and any(f"{100 * (gain - 1):+.2f} %" in text for text in said)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["gain"] == pytest.approx(gain)
 
 
 def test_doses_are_those_of_the_card(a_set, tmp_path):
