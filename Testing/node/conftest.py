@@ -48,14 +48,24 @@ def an_orthanc(tmp_path_factory) -> Iterator[Orthanc]:
 @pytest.fixture
 def a_node(tmp_path, a_model, a_worker) -> Iterator[Callable[..., Node]]:
     """Makes and starts nodes in this process; `destinations` and the rest as in `configuration`."""
+    yield from _nodes(tmp_path, a_model, a_worker)
+
+
+@pytest.fixture(scope="module")
+def a_node_for_all(tmp_path_factory, a_model, a_worker) -> Iterator[Callable[..., Node]]:
+    """The same, for all tests of a file."""
+    yield from _nodes(tmp_path_factory.mktemp("node"), a_model, a_worker)
+
+
+def _nodes(folder: Path, model: Path, worker: WorkerProcess) -> Iterator[Callable[..., Node]]:
     started: list[Node] = []
 
     def make(destinations: str = "destinations = []", start: bool = True, **more) -> Node:
         node_options = {key: more.pop(key) for key in ("monotonic", "first_delay_s", "worker") if key in more}
         if destinations == "destinations = []":
             more["top"], destinations = f"{destinations}\n{more.get('top', '')}", ""
-        config = configuration(tmp_path, free_port(), a_model, destinations, **more)
-        node = Node(read_config(config), **({"worker": a_worker, "first_delay_s": 0.2} | node_options))
+        config = configuration(folder, free_port(), model, destinations, **more)
+        node = Node(read_config(config), **({"worker": worker, "first_delay_s": 0.2} | node_options))
         if start:
             node.start()
         started.append(node)

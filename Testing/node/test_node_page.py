@@ -6,6 +6,8 @@ import json
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from dicom_fixtures import make_ct_series
@@ -17,18 +19,30 @@ from ASCONDenoiseLib.node.page import StatusPage
 from ASCONDenoiseLib.node.service import Node
 
 
-@pytest.fixture
-def a_page(a_node, tmp_path):
+@pytest.fixture(scope="module")
+def a_page(a_node_for_all, tmp_path_factory):
     """Of a node with a series that is done, one that failed, and one with markup in its description."""
-    node = a_node(page_port=str(free_port()))
+    node = a_node_for_all(page_port=str(free_port()))
     page = StatusPage(node)
     page.start()
-    make_ct_series(tmp_path / "a", shape=(4, 32, 32), series_description="Abdomen <script>alert(1)</script>")
-    gap = make_ct_series(tmp_path / "b", shape=(4, 32, 32))
-    storescu(node.config.listen.port, tmp_path / "a", *gap[:1], *gap[2:])
+    folder = tmp_path_factory.mktemp("series")
+    make_ct_series(folder / "a", shape=(4, 32, 32), series_description="Abdomen <script>alert(1)</script>")
+    gap = make_ct_series(folder / "b", shape=(4, 32, 32))
+    storescu(node.config.listen.port, folder / "a", *gap[:1], *gap[2:])
     wait_for(lambda: node.ledger.counts()["done"] and node.ledger.counts()["failed"])
     yield node
     page.stop()
+
+
+@contextmanager
+def changed(settings: object, **values: object) -> Iterator[None]:
+    """Settings of a running node with other values, for a while."""
+    before = {name: getattr(settings, name) for name in values}
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+    yield
+    for name, value in before.items():
+        object.__setattr__(settings, name, value)
 
 
 def get(node: Node, path: str) -> bytes:
@@ -41,18 +55,19 @@ def test_people_see_what_is_done_and_what_failed_and_why(a_page):
     assert "lacks 1 slice" in page and "tiny, strength 0.5" in page
     assert "<script>" not in page and "Abdomen &lt;script&gt;" in page
     assert "Phantom" not in page and "PHANTOM-1" not in page
-    object.__setattr__(a_page.config.page, "patient_names", True)
-    assert "Phantom^Test" in get(a_page, "/").decode()
+    with changed(a_page.config.page, patient_names=True):
+        assert "Phantom^Test" in get(a_page, "/").decode()
 
 
 def test_machines_see_whether_it_works(a_page):
     told = json.loads(get(a_page, "/health"))
     assert told["ok"] and told["series"]["done"] == 1 and told["series"]["failed"] == 1
-    object.__setattr__(a_page.config.storage, "least_free_gb", 1e9)
-    with pytest.raises(urllib.error.HTTPError) as error:
-        get(a_page, "/health")
-    assert error.value.code == 503 and json.loads(error.value.read())["disk_full"]
-    assert "The disk is full" in get(a_page, "/").decode()
+    with changed(a_page.config.storage, least_free_gb=1e9):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            get(a_page, "/health")
+        assert error.value.code == 503 and json.loads(error.value.read())["disk_full"]
+        assert "The disk is full" in get(a_page, "/").decode()
+    assert json.loads(get(a_page, "/health"))["ok"]
 
 
 def test_prometheus_reads_the_metrics(a_page):

@@ -127,14 +127,13 @@ def test_interleaved_series_and_twenty_associations_at_once(a_node, an_orthanc, 
         assert node.ledger.series(series).restarts == 0
 
 
-@pytest.mark.slow
 def test_a_series_of_a_thousand_slices(a_node, an_orthanc, tmp_path):
     node = a_node(to(an_orthanc.dicom_port))
     study, series, _ = a_series(tmp_path / "s", slices=1000)
     started = time.monotonic()
     assert storescu(port_of(node), tmp_path / "s").returncode == 0
     print(f"1000 objects in {time.monotonic() - started:.1f} s")
-    comes_to(node, series, DONE)
+    comes_to(node, series, DONE, 480)
     assert an_orthanc.get("/statistics")["CountInstances"] >= 1000
     assert len(an_orthanc.post("/tools/find", Level="Instance", Query={"StudyInstanceUID": study})) == 1000
 
