@@ -61,6 +61,7 @@ def test_the_table_of_other_systems_runs_with_equal_steps(tmp_path, capsys):
     a_set = make_set(tmp_path / "set", ("train", "train", "test"), side=128)
     command = ["ablation", "--table", "systems", "--preset", "smoke", "--data", a_set, "--out", tmp_path / "runs"]
     command += ["--epochs", 1, "--set", "steps_per_epoch=2", "--batch", 1, "--device", "cpu", "--quiet"]
+    command += ["--set", "network=tiny"]  # of ASCON; other systems have their own
     assert ascon(*command) == 0
     lines = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
     rows = {line[0]: line[1:] for line in lines[2:]}

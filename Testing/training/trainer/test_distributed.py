@@ -15,6 +15,9 @@ from trainer_fixtures import (
 
 from ASCONTrainingLib.trainer.run_folder import load_checkpoint
 
+PATIENCE_S = 900
+"""Far beyond what they take, on any machine."""
+
 
 def torchrun(count: int, command: list[str]) -> None:
     """Run `count` processes with gloo, as torchrun starts them."""
@@ -26,7 +29,11 @@ def torchrun(count: int, command: list[str]) -> None:
         settings = {"WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
         environment = child_environment(**settings, MASTER_PORT=port, OMP_NUM_THREADS=1)
         started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=120)[1] for process in started]
+    try:
+        errors = [process.communicate(timeout=PATIENCE_S)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()  # where one hangs; else nothing is left to kill
     assert not any(process.returncode for process in started), errors
 
 

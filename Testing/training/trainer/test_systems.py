@@ -59,8 +59,10 @@ def weights(tmp_path_factory) -> dict[str, str]:
 
 
 def a_config(name: str, weights: dict[str, str], **changes: object) -> TrainConfig:
-    """The system on the images and the schedule of the preset smoke, four steps of it."""
+    """The system on the images and the schedule of the preset smoke, four steps of it; ALDEN's is a small ESAU-Net."""
     config = peer(name, PRESETS["smoke"].changed(weights))
+    if config.network == "esau_net":
+        config = replace(config, network_settings={"fold": 2, "channels": 8})
     short = {"epochs": 2, "steps_per_epoch": 2, "batch": 1, "validation_slices": 1, "minutes": None, "ema": 0.5}
     patch = config.patch and 64
     return replace(config, patch=patch, **short | changes)
