@@ -22,7 +22,7 @@ from ASCONDenoiseLib.node.service import Node
 
 logger = logging.getLogger(__name__)
 
-SHOWN, PICTURES = 200, 6
+SHOWN, PICTURES = 100, 2
 """Series in the table, and the last ones whose pictures are shown."""
 
 _STYLE = """
@@ -30,10 +30,13 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 78re
 h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin-top: 2rem } p.bad { color: #a11 }
 table { border-collapse: collapse; width: 100% } th { text-align: left; font-weight: 600; color: #567 }
 td, th { padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #e3e8ee; vertical-align: top }
-.uid { font: 12px ui-monospace, monospace; word-break: break-all }
+td:last-child { overflow-wrap: anywhere }
+.uid { font: 11px ui-monospace, monospace; color: #789; white-space: nowrap } time { white-space: nowrap }
 .counts b { font-size: 1.5rem; display: block } .counts span { display: inline-block; min-width: 7rem; color: #567 }
 .state { font-weight: 600 } .failed { color: #a11 } .done { color: #177245 } .denoising, .sending { color: #1b5fa8 }
-progress { width: 9rem } figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: #567 }
+.counts .bad, .counts .bad b { color: #a11 } progress { width: 6rem }
+.pictures { display: flex; gap: 1rem } figure { margin: 0; flex: 0 1 50% } figcaption { color: #567 }
+img { max-width: 100% }
 """
 
 
@@ -116,23 +119,28 @@ def html(node: Node) -> str:
     """The page."""
     latest, counts, facts = node.ledger.latest(SHOWN), node.ledger.counts(), health(node)
     listen = node.config.listen
-    counted = "".join(f"<span><b>{counts[state]}</b>{state}</span>" for state in states.STATES)
+    bad = ' class="bad"' if counts[states.FAILED] else ""
+    counted = "".join(
+        f"<span{bad if state == states.FAILED else ''}><b>{counts[state]}</b>{state}</span>" for state in states.STATES
+    )
     trouble = [f"A part of the node has stopped: {', '.join(node.alive())}."] if facts["stopped"] else []
     trouble += ["The disk is full: senders are told so."] if facts["disk_full"] else []
     speed = node.speed()
+    pictures = "".join(_figure(one) for one in [one for one in latest if node.picture(one).is_file()][:PICTURES])
     parts = [
         f"<h1>ASCON node {escape(listen.ae_title)} at port {listen.port}</h1>",
         *(f'<p class="bad">{escape(sentence)}</p>' for sentence in trouble),
         f'<p class="counts">{counted}</p>',
         f"<p>{node.intake.free_bytes() / 1e9:.1f} GB free, {node.open_associations()} open associations"
-        + (f", {speed:.3g} slices a second" if speed else "")
+        + (f", {speed:.2g} slices a second" if speed else "")
         + f". Version {__version__}. For research only, not for diagnosis.</p>",
         "<h2>Destinations</h2>",
-        _table(("name", "AE title", "waiting", "last fault"), [_row(node, one) for one in node.config.destinations]),
-        "<h2>Series</h2>",
+        _table(
+            ("name", "AE title", "series waiting", "last fault"), [_row(node, one) for one in node.config.destinations]
+        ),
+        *(["<h2>Last pictures</h2>", f'<div class="pictures">{pictures}</div>'] if pictures else []),
+        f"<h2>Series{f', the last {SHOWN}' if len(latest) == SHOWN else ''}</h2>",
         _series_table(node, latest),
-        "<h2>Last pictures</h2>",
-        *(_figure(one) for one in [one for one in latest if node.picture(one).is_file()][:PICTURES]),
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">'
@@ -143,13 +151,15 @@ def html(node: Node) -> str:
 def _row(node: Node, destination: Destination) -> list[str]:
     waiting = node.ledger.deliveries(destination.name)
     fault = next((one.note for one in waiting if one.note), "")
-    return [escape(destination.name), escape(destination.ae_title), str(len(waiting)), escape(fault)]
+    place = f"{destination.ae_title} at {destination.host}:{destination.port}{' with TLS' if destination.tls else ''}"
+    return [escape(destination.name), escape(place), str(len(waiting)), escape(fault)]
 
 
 def _series_table(node: Node, latest: list[Series]) -> str:
-    heads = ["no.", "came", "series", "description", "from", "images", "state", ""]
+    heads = ["no.", "came", "series", "from", "images", "state", ""]
     rows = []
     for one in latest:
+        description = one.facts.known.get("series_description", "")
         state = f'<span class="state {one.state.replace(" ", "-")}">{one.state}</span>'
         if node.progress is not None and node.progress[0] == one.series_uid:
             _, done, total = node.progress
@@ -157,13 +167,12 @@ def _series_table(node: Node, latest: list[Series]) -> str:
         rows.append(
             [
                 str(one.number),
-                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.came_at)),
-                f'<span class="uid">{escape(one.series_uid)}</span>',
-                escape(one.facts.known.get("series_description", "")),
+                f"<time>{time.strftime('%Y-%m-%d %H:%M', time.localtime(one.came_at))}</time>",
+                f'{escape(description)}<br><span class="uid">{escape(one.series_uid)}</span>',
                 escape(one.facts.sender),
                 str(one.objects or one.record.get("slices", 0)),
                 state,
-                escape(_told(node, one)),
+                escape(_told(node, one).replace(f"{one.series_uid} ", "")),  # it stands in the row already
             ]
         )
         if node.config.page.patient_names:
@@ -194,7 +203,9 @@ def _patient(node: Node, one: Series) -> str:
 
 def _figure(one: Series) -> str:
     caption = f"no. {one.number}, {escape(one.facts.known.get('series_description', ''))}, strength {one.strength:g}"
-    return f'<figure><img src="/picture/{one.number}.png" alt=""><figcaption>{caption}</figcaption></figure>'
+    picture = f"/picture/{one.number}.png"
+    shown = f'<a href="{picture}"><img src="{picture}" alt="before, after, difference"></a>'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def _table(heads: list[str] | tuple[str, ...], rows: list[list[str]]) -> str:

@@ -10,6 +10,9 @@ import pydicom
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.reports.pictures import Panel, side_by_side_png
 
+DIFFERENCE_HU = 50.0
+"""Shown from minus to plus this: noise of clinical scans, 10 to 30 HU, is seen."""
+
 
 def draw(originals: Path, result: Path, png: Path) -> None:
     """Draw it from files.
@@ -31,4 +34,4 @@ def draw(originals: Path, result: Path, png: Path) -> None:
     after_hu = after.voxels[0]
     difference_hu = after_hu.astype(np.float32) - before_hu
     panels = [Panel("before", before_hu), Panel("after", after_hu), Panel("difference", difference_hu, difference=True)]
-    side_by_side_png(panels, png, spacing_mm=after.geometry.spacing_mm)
+    side_by_side_png(panels, png, spacing_mm=after.geometry.spacing_mm, difference_hu=DIFFERENCE_HU)

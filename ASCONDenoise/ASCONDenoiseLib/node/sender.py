@@ -11,7 +11,7 @@ from typing import Any
 
 import pydicom
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -84,13 +84,7 @@ def _association(destination: Destination, ae_title: str, kinds: Sequence[str]) 
         ae.add_requested_context(kind, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     tls = None if destination.tls is None else (connecting(destination.tls), _name(destination))
     try:
-        association = ae.associate(
-            destination.host,
-            destination.port,
-            ae_title=destination.ae_title,
-            tls_args=tls,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
-        )
+        association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls)
     except (OSError, UnicodeError):  # before anything is sent: the name of the host
         raise _unreached(destination, socket.gaierror()) from None
     if not association.is_established:
@@ -106,13 +100,6 @@ def _association(destination: Destination, ae_title: str, kinds: Sequence[str]) 
             association.release()
         else:
             association.abort()
-
-
-def _send_at_once(event: evt.Event) -> None:
-    """Else each object waits until the other side has acknowledged its head, 40 ms (Nagle's algorithm)."""
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _rejected(destination: Destination, ae_title: str, association: Association) -> str:
