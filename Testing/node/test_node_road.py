@@ -12,7 +12,10 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_fixtures import make_ct_series, make_enhanced_ct
-from node_fixtures import SHIFT_HU, Orthanc, free_port, need, storescu, to, wait_for
+from node_fixtures import SHIFT_HU, NodeProcess, Orthanc, configuration, free_port, need, storescu, to, wait_for
+from pydicom.config import IGNORE, disable_value_validation
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
 
 from ASCONDenoiseLib.commands import cli
@@ -368,6 +371,29 @@ def test_a_worker_that_dies_costs_a_retry_of_its_series(a_node, a_worker, tmp_pa
     os.kill(a_worker.pid, signal.SIGKILL)
     comes_to(node, series, DONE)
     assert node.ledger.series(series).attempts == 2 and node.ledger.series(series).faults == 1
+
+
+def test_no_value_of_a_header_gets_into_the_log_of_a_node_process(tmp_path, a_model):
+    """Values that are wrong for their attribute, which libraries like to quote; worker and node write one log."""
+    wrong = {"PatientBirthDate": "01.02.1934", "PatientSex": "nobody!", "PatientAge": "77years", "StudyTime": "noon"}
+
+    _, series, files = a_series(tmp_path / "s", slices=3)
+    for file in files:
+        header = pydicom.dcmread(file)
+        for keyword, value in wrong.items():
+            header.add(DataElement(keyword, dictionary_VR(keyword), value, validation_mode=IGNORE))
+        with disable_value_validation():
+            header.save_as(file)
+    port = free_port()
+    node = NodeProcess(configuration(tmp_path, port, a_model, "", top="destinations = []"))
+    node.start(port)
+    try:
+        assert storescu(port, tmp_path / "s").returncode == 0
+        wait_for(lambda: f"series {series} was denoised, 3 slices" in node.log.read_text())
+    finally:
+        node.end()
+    log = node.log.read_text()
+    assert not [value for value in (*wrong.values(), "Phantom", "PHANTOM-1") if value in log], log
 
 
 def test_two_nodes_do_not_share_a_folder(a_node):
