@@ -53,8 +53,7 @@ def throughput(folder: Path, n_objects: int) -> None:
     try:
         make_ct_series(folder / "long", shape=(400, 256, 256))
         storescu(port, folder / "long")
-        wait_for(lambda: "waits to be denoised" in node.log.read_text(), 120)
-        time.sleep(8)  # torch is imported
+        wait_for(lambda: "models.cpu: torch" in node.log.read_text(), 300)  # the network runs from here on
         for associations in (1, 4):
             mine, theirs = [], []
             for number in range(3):
@@ -85,7 +84,7 @@ def memory(folder: Path, n_series: int) -> None:
             make_ct_series(folder / "s", shape=(20, 128, 128))
             storescu(port, folder / "s")
             shutil.rmtree(folder / "s")
-            wait_for(lambda number=number: node.log.read_text().count("was denoised") == number, 60)
+            wait_for(lambda number=number: node.log.read_text().count("was denoised") == number, 300)
             if number in (1, 5) or number % 10 == 0:
                 worker = _children(node.process.pid)[0]
                 print(f"{number:6}   {_resident_mb(node.process.pid):7.1f}   {_resident_mb(worker):9.1f}", flush=True)

@@ -44,7 +44,7 @@ class Killed:
 
     def came_through_once(self) -> None:
         """All slices, of one series, with the right HU; and nothing half is left."""
-        wait_for(lambda: self.is_in("done"))
+        wait_for(lambda: self.is_in("done"), 400)
         there = self.orthanc.post("/tools/find", Level="Instance", Query={"StudyInstanceUID": self.study})
         assert len(there) == len(self.files)
         assert len(self.orthanc.post("/tools/find", Level="Series", Query={"StudyInstanceUID": self.study})) == 1
@@ -65,7 +65,7 @@ def a_killed(tmp_path, a_model, an_orthanc) -> Iterator[Killed]:
 
 
 def killed_when(killed: Killed, what: Callable[[], object]) -> None:
-    wait_for(what, 120, every_s=0.005)
+    wait_for(what, 400, every_s=0.005)
     killed.node.kill()
     killed.node.start(killed.port)
 
