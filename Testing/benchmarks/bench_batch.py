@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,19 +38,20 @@ def workers_mb() -> float:
     return max((child.memory_info().rss / 1e6 for child in psutil.Process().children(recursive=True)), default=0)
 
 
-def batch(archive: Path, out: Path, workers: int) -> tuple[float, float, list[float]]:
-    """Seconds to the first row and for each series once all work, and the largest worker's MB at each row."""
-    rows, memory = [], []
+def batch(archive: Path, out: Path, workers: int) -> tuple[float, float, float, list[float]]:
+    """Seconds to the first row, for each series once all work, of the network, and a worker's MB at each row."""
+    times, memory = [], []
 
     def progress(done: int, _: int) -> None:
         if done:
-            rows.append(time.perf_counter())
+            times.append(time.perf_counter())
             memory.append(workers_mb())
 
     started = time.perf_counter()
-    states = {row.state for row in run.run_batch(archive, out, run.BatchSettings(workers=workers), progress)}
-    assert states == {"done"}, states
-    return rows[0] - started, (rows[-1] - rows[workers - 1]) / (len(rows) - workers), memory
+    rows = run.run_batch(archive, out, run.BatchSettings(workers=workers), progress)
+    assert {row.state for row in rows} == {"done"}, rows
+    network = statistics.mean(row.seconds or 0.0 for row in rows[workers:])
+    return times[0] - started, (times[-1] - times[workers - 1]) / (len(times) - workers), network, memory
 
 
 def alone(archive: Path, out: Path) -> float:
@@ -65,12 +67,13 @@ def alone(archive: Path, out: Path) -> float:
 def tiny(count: int) -> tuple[float, float, float]:
     """Milliseconds each, and MB of this process before and after."""
     tasks = [(i, run._Task(f"{i}", {"output": f"{i}"}, "")) for i in range(count)]
-    run.denoise_one = tiny_scan.tiny_scan  # type: ignore[assignment]
+    run.denoise_one, whole = tiny_scan.tiny_scan, run.denoise_one  # type: ignore[assignment]
     with cluster_here(2, "cpu") as client:
         work = run._work(client, tasks, threading.Event(), {})
         next(work)
         before, started = own_mb(), time.perf_counter()
         assert sum(1 for _ in work) == count - 1
+        run.denoise_one = whole
         return 1000 * (time.perf_counter() - started) / (count - 1), before, own_mb()
 
 
@@ -80,25 +83,23 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    milliseconds, before, after = tiny(args.tiny)
+    print(f"{args.tiny} series that are no work: {milliseconds:.1f} ms each", end="; ")
+    print(f"this process grew from {before:.0f} to {after:.0f} MB")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(args.series):
-            make_ct_series(
-                folder / "archive" / f"{number}", shape=(args.slices, 256, 256), series_uid=f"1.2.{number + 1}"
-            )
-        first, each, memory = batch(folder / "archive", folder / "one", 1)
-        _, two, _ = batch(folder / "archive", folder / "two", 2)
-        denoise = alone(folder / "archive", folder / "alone")
-    print(f"a worker: first series after {first:.1f} s, then {each:.2f} s each")
-    print(f"two workers against one, once all work: {each / two:.2f} times as fast")
-    print(f"ascon denoise alone takes {denoise / args.series / each:.1f} times as long for a series (a start for each)")
-    print(f"memory of the worker: {memory[0]:.0f} MB after the first series, {memory[-1]:.0f} MB after the last")
-    milliseconds, before, after = tiny(args.tiny)
-    print(
-        f"{args.tiny} series that are no work: {milliseconds:.1f} ms each, {100 * milliseconds / 1000 / each:.1f} % ",
-        end="",
-    )
-    print(f"of a series above; this process grew from {before:.0f} to {after:.0f} MB")
+            shape = (args.slices, 256, 256)
+            make_ct_series(folder / "archive" / f"{number}", shape=shape, series_uid=f"1.2.{number + 1}")
+        first, each, network, memory = batch(folder / "archive", folder / "one", 1)
+        print(f"one worker: the first series after {first:.1f} s, then {each:.2f} s each", end="; ")
+        print(f"{memory[0]:.0f} MB after the first, {memory[-1]:.0f} MB after the last")
+        print(f"of that, the network takes {100 * network / each:.0f} %, handing out {milliseconds / 10 / each:.1f} %")
+        two = batch(folder / "archive", folder / "two", 2)[1]
+        print(f"two workers against one, once all work: {each / two:.2f} times as fast")
+        denoise = alone(folder / "archive", folder / "alone") / args.series
+        print(f"ascon denoise, started for each series: {denoise / each:.1f} times as long")
 
 
 if __name__ == "__main__":

@@ -161,3 +161,11 @@ def test_a_batch_does_sequences_alike(a_model, tmp_path):
         assert row.state == "done" and row.slices == 12 and row.thumbnail, row.reason
         again = read_volume(result, sequence=True)
         assert again.phases == 3 and np.array_equal(again.voxels, some_phases().reshape(12, 32, 24) + SHIFT_HU)
+
+
+def test_the_report_of_a_sequence_is_about_its_first_phase(a_model, tmp_path, capsys):
+    source = a_nifti(tmp_path / "in.nii", some_phases())
+    page = tmp_path / "page.html"
+    code, lines = run_json(capsys, "denoise", source, tmp_path / "o.nii", "--model", a_model, "--report", page)
+    assert code == 0, lines
+    assert "in.nii, phase 1 of 3" in page.read_text()

@@ -112,9 +112,12 @@ def _report(path: Path, done: DenoisedScan, console: Console) -> None:
     from ASCONDenoiseLib.imaging.findings import find
     from ASCONDenoiseLib.reports.quality_report import Scan, made, write_page
 
-    images = {"LDCT": done.volume.voxels, "denoised": done.voxels}
-    spacing_mm = done.volume.geometry.spacing_mm
+    volume, name = done.volume, done.record["source"]
+    if volume.phases > 1:
+        name = f"{name}, phase 1 of {volume.phases}"
+    images = {"LDCT": volume.voxels[: volume.slices], "denoised": done.voxels[: volume.slices]}
+    spacing_mm = volume.geometry.spacing_mm
     findings = find(images, spacing_mm, progress=console.progress)
     warning = " ".join(done.record["warnings"])
-    write_page(path, Scan(done.record["source"], images, spacing_mm, findings, made(done.record), warning))
+    write_page(path, Scan(name, images, spacing_mm, findings, made(done.record), warning))
     logger.info("wrote %s", path)
