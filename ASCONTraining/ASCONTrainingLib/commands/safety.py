@@ -21,6 +21,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--realisations", metavar="N", type=int, default=50, help="of the noise for each kind of lesion (default: 50)")
     add("--doses", metavar="D", type=float, nargs="+", default=[0.10, 0.25, 0.50], help="of the lesions")
+    add("--diameters", metavar="MM", type=float, nargs="+", default=[5.0, 10.0, 15.0, 20.0], help="of the lesions")
+    add("--edges-dose", metavar="D", type=float, default=0.25, help="of the cylinder whose edges are measured (0.25)")
     add("--quick", action="store_true", help="few lesions and realisations: minutes instead of hours")
 
 
@@ -30,7 +32,12 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONTrainingLib.evaluation.volumes import check_unseen, volume_pairs
 
     candidates = load_models(args)
-    settings = safety_settings.SafetySettings(realisations=args.realisations, doses=tuple(args.doses))
+    settings = safety_settings.SafetySettings(
+        realisations=args.realisations,
+        doses=tuple(args.doses),
+        diameters_mm=tuple(args.diameters),
+        cylinder_dose=args.edges_dose,
+    )
     settings = safety_settings.quick(settings) if args.quick else settings
     slices = EvaluationSet(args.data, args.split, every=args.every)
     for warning in check_unseen(candidates, slices, args.allow_seen):
