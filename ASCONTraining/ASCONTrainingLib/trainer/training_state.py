@@ -183,7 +183,7 @@ class TrainingState:
         """The mirror image of `state_dict`. Raises InputError where the checkpoint is of another training."""
         if state.get("format") != FORMAT:
             raise InputError("The checkpoint is of another version of ASCON: continue with that one.")
-        before, now = _flat(state["config"]), _flat(self.config.to_dict())
+        before, now = _flat(TrainConfig.from_dict(state["config"]).to_dict()), _flat(self.config.to_dict())
         changes = [
             f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
             for name in sorted(before.keys() | now.keys())

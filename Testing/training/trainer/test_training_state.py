@@ -43,6 +43,8 @@ def test_a_checkpoint_holds_no_more_and_no_less(a_set):
     assert differences(fresh.state_dict(), saved)
     fresh.load_state_dict(saved)
     assert not differences(fresh.state_dict(), saved)
+    saved["config"]["fit_gain"] = False  # a setting of earlier versions, that was off
+    fresh.load_state_dict(saved)
 
 
 @pytest.mark.parametrize(
