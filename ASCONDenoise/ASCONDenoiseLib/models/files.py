@@ -39,8 +39,8 @@ FAST_MODEL = "ascon-fast"
 BEST, FAST = "best", "fast"
 """What may be asked for instead of a name: the default model, and the fast one or, where it is missing, the default."""
 
-AUTOMATIC_FAST = False
-"""Whether the automatic choice may take the fast model: not before that is as good as the default one."""
+AUTOMATIC_FAST = True
+"""Whether the automatic choice may take the fast model: only while `ascon safety` finds it within all bounds."""
 
 MANY_SLICES = 60
 """From so many slices on, the automatic choice takes the fast model where there is no GPU: the other needs minutes."""
@@ -136,8 +136,8 @@ def choose_model(name: str | Path | None, slices: int, on_gpu: Callable[[], bool
     fast = fast_model()
     if AUTOMATIC_FAST and name is None and fast is not None and slices >= MANY_SLICES and not on_gpu():
         return fast, (
-            f"The fast model was taken, since the volume has {slices} slices and there is no GPU. The other one is "
-            "better and takes minutes: choose it by name, or as best."
+            f"The fast model was taken, since the volume has {slices} slices and there is no GPU. The other one takes "
+            "minutes: choose it by name, or as best."
         )
     return path, ""
 
