@@ -60,3 +60,4 @@ def test_checkable_node_selector_keeps_what_is_ticked_while_the_scene_changes() 
     slicer.mrmlScene.RemoveNode(first)
     selector.uncheck(second)
     assert heard == [(second,), (first, second), (second,), ()] and not selector.allChecked()
+    selector.setMRMLScene(None)  # it would observe the nodes of other tests
