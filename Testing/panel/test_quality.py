@@ -271,10 +271,8 @@ class PlacesTest(QualityTestCase):
         self.assertEqual(values[0, 80, 90], 1000)  # nothing here
         from ASCONDenoiseLib.scene.compare_layout import view_name
 
-        every = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-        composites = [
-            one for one in every if one.GetLayoutName() != view_name("difference")
-        ]  # there since another test
+        every = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")  # the difference's since another test
+        composites = [one for one in every if one.GetLayoutName() != view_name("difference")]
         self.assertGreaterEqual(len(composites), 3)
         for composite in composites:
             self.assertEqual(composite.GetNthLayerVolumeID(3), node.GetID())
