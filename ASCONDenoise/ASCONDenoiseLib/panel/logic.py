@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -411,8 +410,8 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             Cancelled: `cancel` was called.
         """
         names = _("ASCON low-dose abdomen"), _("ASCON normal-dose abdomen")
-        work = operations.sample(slicer.mrmlScene, normalDose, names, parent=slicer.app.temporaryPath)
-        work = work if phantomShape is None else _withPhantom(work, phantomShape)
+        scene, folder = slicer.mrmlScene, slicer.app.temporaryPath
+        work = operations.sample(scene, normalDose, names, parent=folder, phantom_shape=phantomShape)
         return self.tasks.start("sample", work, [normalDose]).wait()
 
     def _settle(self) -> None:
@@ -468,19 +467,6 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         if self.run is not None:
             self.run.remove_files()
         self.run = run
-
-
-def _withPhantom(work: Work, shape: Sequence[int]) -> Work:
-    """The same work with a phantom of another shape."""
-    answer = None
-    with contextlib.closing(work):
-        while True:
-            try:
-                job = work.send(answer)
-            except StopIteration as end:
-                return end.value
-            asked = isinstance(job, dict) and job["command"] == "phantom"
-            answer = yield {**job, "shape": list(shape)} if asked else job
 
 
 def openDatabase() -> Any:

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ SAMPLE_SLICES = 24
 
 SAMPLE_DOSE = 0.25
 
-PHANTOM = {"shape": [SAMPLE_SLICES, 256, 256], "spacing_mm": [1.4, 1.4, 3.0]}
+PHANTOM: dict[str, Any] = {"shape": [SAMPLE_SLICES, 256, 256], "spacing_mm": [1.4, 1.4, 3.0]}
 
 
 @dataclass
@@ -345,7 +345,9 @@ def new_folder(parent: str, name: str) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
-def sample(scene: Any, normal_dose: Any, names: tuple[str, str], *, parent: str) -> Operation:
+def sample(
+    scene: Any, normal_dose: Any, names: tuple[str, str], *, parent: str, phantom_shape: Sequence[int] | None = None
+) -> Operation:
     """Makes sample data; returns [LDCT, NDCT] volume nodes: slices of normal dose and their simulated quarter dose.
 
     Args:
@@ -353,13 +355,15 @@ def sample(scene: Any, normal_dose: Any, names: tuple[str, str], *, parent: str)
         normal_dose: volume node whose middle slices are taken; None: a phantom.
         names: of the two nodes.
         parent: as in `denoise`.
+        phantom_shape: slices, rows and columns; None: as PHANTOM has them.
     """
     with private_folder(parent) as folder:
         ndct, ldct = str(folder / "ndct.npy"), str(folder / "ldct.npy")
         job: dict[str, Any] = {"command": "simulate", "input": ndct, "output": ldct, "dose": SAMPLE_DOSE}
         first = 0
         if normal_dose is None:
-            phantom = yield {"command": "phantom", "output": ndct, **PHANTOM}
+            shape = list(phantom_shape or PHANTOM["shape"])
+            phantom = yield {"command": "phantom", "output": ndct, **PHANTOM, "shape": shape}
             job |= {name: phantom[name] for name in ("spacing_mm", "photons", "kernel")}
         else:
             voxels = volume_array(normal_dose)
