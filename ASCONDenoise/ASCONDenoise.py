@@ -20,7 +20,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from ASCONDenoiseLib import messages
-from ASCONDenoiseLib.panel import sample_data
+from ASCONDenoiseLib.panel import network_input, sample_data
 from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.logic import ASCONDenoiseLogic
 from ASCONDenoiseLib.panel.sections.anatomy import AnatomySection
@@ -237,7 +237,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if choices is None:
             self.ui.denoiseButton.enabled = False
             return
-        obstacle = self.logic.obstacle(
+        obstacle = network_input.obstacle(
             choices.inputVolume, choices.outputVolume, choices.referenceVolume, choices.model
         )
         self.task.update(_("Denoise"), _("Take the noise out of the LDCT volume."), obstacle)
@@ -261,7 +261,7 @@ class ASCONDenoiseWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if about == self._warned:
             return
         self._warned = about
-        sentences = self.logic.warnings(volume, choices.model) if image is not None else []
+        sentences = network_input.warnings(volume, choices.model) if image is not None else []
         self.ui.warningLabel.text = " ".join(sentences)
         self.ui.warningLabel.visible = bool(sentences)
 
@@ -353,8 +353,8 @@ class ASCONDenoiseTest(ScriptedLoadableModuleTest):
     def runTest(self) -> None:
         slicer.mrmlScene.Clear()
         logic = ASCONDenoiseLogic()
-        self.assertIn("LDCT", logic.obstacle(None))
+        self.assertIn("LDCT", network_input.obstacle(None))
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
-        self.assertIn("empty", logic.obstacle(volume))
+        self.assertIn("empty", network_input.obstacle(volume))
         logic.close()
         self.delayDisplay(_("Test passed"))

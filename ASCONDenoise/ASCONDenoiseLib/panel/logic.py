@@ -16,10 +16,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
 from ASCONDenoiseLib.errors import AsconError, Cancelled, InputError
 from ASCONDenoiseLib.imaging.strength import NoiseByStrength, Target
-from ASCONDenoiseLib.models import suitability
-from ASCONDenoiseLib.models.card import load_card
-from ASCONDenoiseLib.models.files import find_model
-from ASCONDenoiseLib.panel import installation
+from ASCONDenoiseLib.panel import installation, network_input
 from ASCONDenoiseLib.panel.parameter_node import ASCONDenoiseParameterNode
 from ASCONDenoiseLib.panel.task_queue import OnEnd, OnProgress, Pending, Task, Tasks, Work
 from ASCONDenoiseLib.scene import operations, quality_operations
@@ -27,7 +24,7 @@ from ASCONDenoiseLib.scene.display import show_as_difference
 from ASCONDenoiseLib.scene.provenance import provenance_sentence
 from ASCONDenoiseLib.scene.sequences import denoise_sequence, frames_of
 from ASCONDenoiseLib.scene.several import one_by_one
-from ASCONDenoiseLib.scene.volumes import instance_uids, suitability_facts
+from ASCONDenoiseLib.scene.volumes import instance_uids
 from ASCONDenoiseLib.scene.voxels import volume_array, write_in_pieces
 
 BLEND_DELAY_MS = 250
@@ -110,50 +107,6 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         if installation.ensurePackages(packages):
             self.tasks.worker.stop("")
 
-    def obstacle(
-        self,
-        inputVolume: Volume | None,
-        outputVolume: Volume | None = None,
-        referenceVolume: Volume | None = None,
-        model: str = "",
-    ) -> str:
-        """Says why a volume cannot be denoised.
-
-        Args:
-            inputVolume: the LDCT.
-            outputVolume: the volume that the result would replace; None for a new one.
-            referenceVolume: the NDCT.
-            model: name of a model; "" for the default model.
-
-        Returns:
-            A sentence; "" where the volume can be denoised.
-        """
-        if inputVolume is None:
-            return _("Choose the LDCT volume first.")
-        if outputVolume is not None and outputVolume in (inputVolume, referenceVolume):
-            return _("The output would replace {name}. Choose another, or none.").format(name=outputVolume.GetName())
-        try:
-            volume_array(inputVolume)
-        except InputError as error:
-            return str(error)
-        try:
-            find_model(model or None)
-        except InputError as error:
-            lost = _('The model "{name}" is not on this computer. Choose another, or import it.')
-            return lost.format(name=model) if model else str(error)
-        return ""
-
-    def warnings(self, inputVolume: Volume, model: str = "") -> list[str]:
-        """Says in sentences why a volume may not suit a model. It can be denoised all the same."""
-        try:
-            voxels = suitability.sample(volume_array(inputVolume))
-            card = load_card(find_model(model or None))
-        except InputError:  # `obstacle` says it
-            return []
-        facts = self._facts(inputVolume)
-        known, direction = facts["description"], facts["direction"]
-        return suitability.warnings(voxels, facts["spacing_mm"], known, card, _, direction=direction)
-
     def denoise(
         self,
         inputVolume: Volume,
@@ -176,13 +129,11 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             strength: 0 to 1; None: that of the logic, which is the slider's where a panel belongs to it.
 
         Raises:
-            InputError: there is an `obstacle`.
+            InputError: there is a `network_input.obstacle`.
         """
-        if reason := self.obstacle(inputVolume, outputVolume, referenceVolume, model):
-            raise InputError(reason)
+        means = network_input.checkedMeans(inputVolume, outputVolume, referenceVolume, model=model, device=device)
         if strength is not None:
             self.strength = strength
-        means = self.means(model, device) | {"facts": self._facts(inputVolume)}
         work = operations.denoise(inputVolume, outputVolume, referenceVolume, strength=lambda: self.strength, **means)
         return self.tasks.start("denoise", work, [inputVolume, outputVolume])
 
@@ -206,9 +157,7 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         used = self.strength if strength is None else strength
 
         def one(volume: Volume) -> Work:
-            if reason := self.obstacle(volume, model=model):
-                raise InputError(reason)
-            means = self.means(model, device) | {"facts": self._facts(volume)}
+            means = network_input.checkedMeans(volume, model=model, device=device)
             return operations.denoise(volume, None, None, strength=lambda: used, **means)
 
         return self.tasks.start("several", one_by_one(volumes, one, begins), [])
@@ -231,14 +180,12 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             begins: called with the number of a frame, from 0, before its turn.
 
         Raises:
-            InputError: there is an `obstacle`, or no sequence.
+            InputError: there is a `network_input.obstacle`, or no sequence.
         """
-        if reason := self.obstacle(inputVolume, model=model):
-            raise InputError(reason)
+        means = network_input.checkedMeans(inputVolume, model=model, device=device)
         if not frames_of(inputVolume):
             raise InputError(_("{name} shows no sequence.").format(name=inputVolume.GetName()))
         used = self.strength if strength is None else strength
-        means = self.means(model, device) | {"facts": self._facts(inputVolume)}
 
         def one(source: Volume, output: Volume) -> Work:
             return operations.denoise(source, output, None, strength=lambda: used, **means)
@@ -263,27 +210,11 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
             clusters: how many.
 
         Raises:
-            InputError: there is an `obstacle`.
+            InputError: there is a `network_input.obstacle`.
         """
-        if reason := self.obstacle(inputVolume, model=model):
-            raise InputError(reason)
-        means = self.means(model, device) | {"facts": self._facts(inputVolume)}
+        means = network_input.checkedMeans(inputVolume, model=model, device=device)
         work = operations.anatomy(inputVolume, before, clusters=clusters, points=self.points, translate=_, **means)
         return self.tasks.start("anatomy", work, [inputVolume])
-
-    def means(self, model: str, device: str) -> dict[str, Any]:
-        """What operations that run a network are given besides volumes; arguments as in `denoise`."""
-        database = openDatabase()
-        return {
-            "model": str(find_model(model)) if model else None,
-            "device": device,
-            "file_for_instance": database.fileForInstance if database else None,
-            "parent": slicer.app.temporaryPath,
-        }
-
-    def _facts(self, volume: Volume) -> dict[str, Any]:
-        database = openDatabase()
-        return suitability_facts(volume, database.instanceValue if database else None)
 
     def setStrength(self, strength: float) -> None:
         """Sets the strength (0 to 1) of the next result and the last one: visible slices at once, the others soon."""
@@ -467,9 +398,3 @@ class ASCONDenoiseLogic(ScriptedLoadableModuleLogic):
         if self.run is not None:
             self.run.remove_files()
         self.run = run
-
-
-def openDatabase() -> Any:
-    """Slicer's DICOM database; None where there is none, or where it is not open."""
-    database = getattr(slicer, "dicomDatabase", None)
-    return database if database is not None and database.isOpen else None

@@ -16,6 +16,7 @@ from slicer.util import VTKObservationMixin
 from vtk.util import numpy_support
 
 from ASCONDenoiseLib import messages
+from ASCONDenoiseLib.panel import network_input
 from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.sections.compare import isCompareLayout
 from ASCONDenoiseLib.panel.table_widget import fillTable
@@ -65,7 +66,8 @@ class AnatomySection(VTKObservationMixin):
             self.ui.anatomyButton.enabled = False
             return
         purpose = _("Cluster the voxels of the LDCT volume by what the model sees in them.")
-        self.task.update(_("Find the anatomy"), purpose, logic.obstacle(choices.inputVolume, model=choices.model))
+        obstacle = network_input.obstacle(choices.inputVolume, model=choices.model)
+        self.task.update(_("Find the anatomy"), purpose, obstacle)
         self.ui.anatomyProgressBar.visible = logic.tasks.busy("anatomy")
 
     def onAnatomyButton(self) -> None:

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from ASCONDenoiseLib.errors import AsconError, Failure
 from ASCONDenoiseLib.imaging import hounsfield
 from ASCONDenoiseLib.panel.context import PanelContext
-from ASCONDenoiseLib.panel.logic import openDatabase
+from ASCONDenoiseLib.panel.network_input import openDatabase
 from ASCONDenoiseLib.scene import anatomy_nodes, compare_layout, display
 from ASCONDenoiseLib.scene.body import suggested_window
 from ASCONDenoiseLib.scene.provenance import provenance

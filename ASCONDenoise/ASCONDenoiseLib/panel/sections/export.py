@@ -7,7 +7,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ASCONDenoiseLib.panel.context import PanelContext
-from ASCONDenoiseLib.panel.logic import openDatabase
+from ASCONDenoiseLib.panel.network_input import openDatabase
 from ASCONDenoiseLib.scene import operations
 from ASCONDenoiseLib.scene.volumes import instance_uids
 

@@ -13,6 +13,7 @@ from slicer.util import VTKObservationMixin
 from ASCONDenoiseLib import messages
 from ASCONDenoiseLib.errors import AsconError
 from ASCONDenoiseLib.models.files import FAST
+from ASCONDenoiseLib.panel import network_input
 from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.sections.compare import CompareSection
 from ASCONDenoiseLib.panel.task_queue import Task
@@ -59,8 +60,9 @@ class PreviewSection(VTKObservationMixin):
 
     def update(self) -> None:
         """Follows the user's choices: another volume or model is another preview."""
-        choices, logic = self.panel.choices, self.panel.logic
-        obstacle = logic.obstacle(choices.inputVolume, model=choices.model) if choices else _("There is no scene.")
+        choices, obstacle = self.panel.choices, _("There is no scene.")
+        if choices is not None:
+            obstacle = network_input.obstacle(choices.inputVolume, model=choices.model)
         if not obstacle and slicer.app.layoutManager() is None:
             obstacle = _("There are no views: Slicer runs without its main window.")
         purpose = _("See what denoising does to the axial slice in sight, at once. Scroll: the next slice follows.")
@@ -134,7 +136,7 @@ class PreviewSection(VTKObservationMixin):
             logic = self.panel.logic
             volume, _time, index, model, device = wanted
             node = self.shown.node if self.shown is not None else None
-            work = preview(volume, index, node, strength=lambda: logic.strength, **logic.means(model, device))
+            work = preview(volume, index, node, strength=lambda: logic.strength, **network_input.means(model, device))
             self._say(_("Preview of slice {number}...").format(number=index + 1))
             self._made = wanted
             self._task = Task("preview", work, [volume], self.worker, self._onProgress, self._onEnd)

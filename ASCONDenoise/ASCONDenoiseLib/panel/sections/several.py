@@ -7,6 +7,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from ASCONDenoiseLib.panel import network_input
 from ASCONDenoiseLib.panel.context import PanelContext
 from ASCONDenoiseLib.panel.task_button import TaskButton
 from ASCONDenoiseLib.panel.task_queue import Task
@@ -43,7 +44,7 @@ class SeveralSection:
         if frames:
             text = _("Denoise all {count} frames of the sequence").format(count=frames)
             purpose = _("Make a denoised sequence, which the same sequence browser shows in a new volume.")
-            self.sequenceTask.update(text, purpose, self.panel.logic.obstacle(choices.inputVolume, model=choices.model))
+            self.sequenceTask.update(text, purpose, network_input.obstacle(choices.inputVolume, model=choices.model))
 
     def onButton(self) -> None:
         """Starts, or cancels what is not done yet."""
