@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from dicom_fixtures import oblique_direction, some_voxels
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
@@ -82,7 +82,7 @@ def test_of_two_forms_the_one_is_used_that_itk_uses_and_both_survive(tmp_path, d
     told = " ".join(volume.notes)
     assert ("qform and sform differ by up to 40 mm" in told) == (min(codes) > 0)
     assert ("does not say where it lies" in told) == (codes == (0, 0))
-    write_volume(replace(volume, voxels=volume.voxels + np.int16(1)), tmp_path / "b.nii")
+    write_image(replace(volume, voxels=volume.voxels + np.int16(1)), tmp_path / "b.nii")
     before, after = nibabel.load(path).header, nibabel.load(tmp_path / "b.nii").header
     assert all(np.array_equal(before[name], after[name]) for name in FORMS)
     assert_lies_where_itk_says(read_volume(tmp_path / "b.nii"), tmp_path / "b.nii")
@@ -91,7 +91,7 @@ def test_of_two_forms_the_one_is_used_that_itk_uses_and_both_survive(tmp_path, d
 def test_forms_that_no_longer_fit_the_volume_are_not_written(tmp_path):
     volume = read_volume(save(tmp_path / "a.nii", sform=matrix(), codes=(3, 0)))
     moved = replace(volume, geometry=replace(volume.geometry, origin_mm=(1.0, 2.0, 3.0)))
-    write_volume(moved, tmp_path / "b.nii")
+    write_image(moved, tmp_path / "b.nii")
     assert sitk.ReadImage(str(tmp_path / "b.nii")).GetOrigin() == (1.0, 2.0, 3.0)
 
 
@@ -105,7 +105,7 @@ def test_a_left_handed_volume(tmp_path, flip):
 def test_what_is_written_lies_where_itk_would_have_written_it(tmp_path):
     """Oracle: the header that SimpleITK writes for the same geometry."""
     geometry = Geometry((0.7, 0.8, 2.5), (-100.0, 90.5, 30.25), oblique_direction())
-    write_volume(Volume(some_voxels(), geometry), tmp_path / "ours.nii.gz")
+    write_image(Volume(some_voxels(), geometry), tmp_path / "ours.nii.gz")
     image = sitk.GetImageFromArray(some_voxels())
     image.SetSpacing(geometry.spacing_mm)
     image.SetOrigin(geometry.origin_mm)
@@ -125,9 +125,9 @@ def test_units_of_length(tmp_path, unit, mm):
     np.testing.assert_allclose(volume.geometry.spacing_mm, SIZES * mm, rtol=1e-6)
     np.testing.assert_allclose(volume.geometry.origin_mm, np.array([-25, 31.5, 100.25]) * mm, rtol=1e-6)
     assert_lies_where_itk_says(volume, path)
-    write_volume(volume, tmp_path / "b.nii")
+    write_image(volume, tmp_path / "b.nii")
     assert nibabel.load(tmp_path / "b.nii").header["xyzt_units"] == unit
-    write_volume(volume, tmp_path / "b.mha")
+    write_image(volume, tmp_path / "b.mha")
     np.testing.assert_allclose(sitk.ReadImage(str(tmp_path / "b.mha")).GetSpacing(), SIZES * mm, rtol=1e-6)
 
 
@@ -138,7 +138,7 @@ def test_an_sform_that_was_rounded_is_accepted_noted_and_kept(tmp_path, off):
     sform[0, 1], sform[1, 2] = off, 2 * off
     volume = read_volume(save(tmp_path / "a.nii", sform=sform))
     assert "off the right angle, accepted as rounding" in volume.notes[0]
-    write_volume(volume, tmp_path / "b.nii.gz")
+    write_image(volume, tmp_path / "b.nii.gz")
     before, after = nibabel.load(tmp_path / "a.nii"), nibabel.load(tmp_path / "b.nii.gz")
     assert np.array_equal(before.affine, after.affine)
     assert np.array_equal(after.dataobj, before.dataobj)
@@ -162,10 +162,10 @@ def test_a_sheared_volume_cannot_become_nifti(tmp_path, suffix):
     with pytest.raises(
         InputError, match=rf"b\{suffix} cannot be written: the axes of the volume are sheared by 15 deg"
     ):
-        write_volume(Volume(some_voxels(), geometry), tmp_path / f"b{suffix}")
+        write_image(Volume(some_voxels(), geometry), tmp_path / f"b{suffix}")
     assert not list(tmp_path.iterdir())
     for suffix_that_can in (".nrrd", ".mha"):
-        write_volume(Volume(some_voxels(), geometry), tmp_path / f"b{suffix_that_can}")
+        write_image(Volume(some_voxels(), geometry), tmp_path / f"b{suffix_that_can}")
         back = read_volume(tmp_path / f"b{suffix_that_can}").geometry
         np.testing.assert_allclose(back.direction, geometry.direction, atol=4e-16)
 
@@ -238,11 +238,36 @@ def test_one_volume_of_a_time_axis_of_length_one_and_a_slice(tmp_path):
     assert np.array_equal(read_volume(path).voxels, some_voxels()[:1])
 
 
-def test_nifti_2(tmp_path):
-    path = save(tmp_path / "a.nii.gz", sform=matrix(), kind=nibabel.Nifti2Image)
+def test_nifti_2_becomes_nifti_1_which_itk_reads(tmp_path):
+    path = save(tmp_path / "a.nii.gz", sform=matrix(), codes=(3, 0), kind=nibabel.Nifti2Image)
     volume = read_volume(path)
     assert np.array_equal(volume.voxels, some_voxels())
     np.testing.assert_allclose(volume.geometry.origin_mm, (-25, 31.5, 100.25), rtol=1e-7)
+    write_image(volume, tmp_path / "b.nii.gz")
+    written = nibabel.load(tmp_path / "b.nii.gz")
+    assert bytes(written.header["magic"]) == b"n+1\0" and written.header["sform_code"] == 3
+    np.testing.assert_allclose(written.affine, matrix(), rtol=1.2e-7)
+    assert_lies_where_itk_says(volume, tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize("field", [{"qform_code": 40_000}, {"sform_code": 40_000}, {"qoffset_x": 1e39}])
+def test_a_number_of_nifti_2_that_nifti_1_cannot_hold_is_refused(tmp_path, field):
+    path = save(tmp_path / "a.nii", sform=matrix(), qform=matrix(), kind=nibabel.Nifti2Image, **field)
+    volume = read_volume(path)
+    with pytest.raises(InputError, match=r"b\.nii cannot be written: a number .* too large for NIfTI-1\. Choose"):
+        write_image(volume, tmp_path / "b.nii")
+    assert not (tmp_path / "b.nii").exists()
+
+
+@pytest.mark.parametrize("shape", [(32768, 1, 1), (1, 32768, 1), (1, 1, 32768)])
+def test_sides_up_to_the_longest_that_nifti_1_counts(tmp_path, shape):
+    voxels = np.arange(32768, dtype=np.int32).reshape(shape)
+    with pytest.raises(InputError, match=r"b\.nii cannot .* holds 32767 voxels along a side and the volume has 32768"):
+        write_image(Volume(voxels, Geometry()), tmp_path / "b.nii")
+    assert not list(tmp_path.iterdir())
+    fits = voxels[tuple(slice(0, 32767) for _ in shape)]
+    write_image(Volume(fits, Geometry()), tmp_path / "b.nii")
+    assert np.array_equal(read_volume(tmp_path / "b.nii").voxels, fits)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ voxel size is pixdim; the sform is used where its axes are at right angles and i
 qform, or is the only one; else the qform; with neither, the axes are those of the patient (LPS) and the first voxel is
 at the origin. ITK refuses an sform that is alone and a little off the right angles; a rounding is accepted and noted.
 
-What is written from a NIfTI has its qform, sform, codes and units bit for bit. nibabel knows the header's fields; the
-voxels are read here, from the very file that was named and before anything replaces values that are not finite.
+What is written from a NIfTI-1 has its qform, sform, codes and units bit for bit; a NIfTI-2 becomes a NIfTI-1, which
+has them as float32, since ITK reads no NIfTI-2. nibabel knows the header's fields; the voxels are read here, from the
+very file that was named and before anything replaces values that are not finite.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
 
 
 def check_nifti(volume: Volume, name: str) -> None:
-    """Raise InputError where NIfTI cannot hold a volume as it is: its axes are sheared, or a side is too long."""
+    """Raise InputError where NIfTI-1 cannot hold a volume: sheared axes, a side or another number too large."""
     if (longest := max(volume.phases, volume.slices, *volume.voxels.shape[1:])) > LARGEST_SIDE:
         raise InputError(
             f"{name} cannot be written: NIfTI holds {LARGEST_SIDE} voxels along a side and the volume has "
@@ -108,6 +109,14 @@ def check_nifti(volume: Volume, name: str) -> None:
             f"{name} cannot be written: the axes of the volume are sheared by {math.degrees(math.asin(off)):.2g} "
             "degrees, and NIfTI readers would straighten them and move the voxels. Choose .nrrd or .mha."
         )
+    try:
+        with np.errstate(over="raise"):
+            _new_header(volume)
+    except (OverflowError, FloatingPointError) as error:
+        raise InputError(
+            f"{name} cannot be written: a number that says where the volume lies is too large for NIfTI-1. Choose "
+            ".nrrd or .mha."
+        ) from error
 
 
 def off_right_angles(geometry: Geometry) -> float:
