@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ASCONDenoiseLib.io.atomic import atomic_file
@@ -68,11 +68,15 @@ def page(
     parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="notice">{RESEARCH_NOTICE}</p>', _paragraph(text)]
     viewers = sum(case.viewer is not None for case in cases)
     script = viewer.script() if viewers else ""
-    room = _room(cases, viewers, script)
-    parts += [_tables(tables), *(_case(case, room) for case in cases)]
+    around = [_around(case) for case in cases]
+    room = _room(len(script) + sum(len(above) + len(below) for above, below in around), viewers)
+    parts += [_tables(tables)]
+    for case, (above, below) in zip(cases, around, strict=True):
+        volumes = viewer.html(case.viewer, room) if case.viewer is not None else ""
+        parts += [f"<section>{_lines(above, volumes, below)}</section>"]
     parts += [f"<section><h2>How it was made</h2>{_facts(facts)}</section>"] if facts else []
     parts += [script]
-    body = "\n".join(part for part in parts if part)
+    body = _lines(*parts)
     content = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -84,21 +88,24 @@ def page(
     return Path(path)
 
 
-def _room(cases: Sequence[Case], viewers: int, script: str) -> int:
+def _room(else_bytes: int, viewers: int) -> int:
     """Bytes for the volumes of each viewer, after pictures and all else; 3 % less, as slices differ from a sample."""
-    else_bytes = len(script) + sum(len(_case(replace(case, viewer=None), 0)) for case in cases)
     return max(0, int(0.97 * (viewer.MAX_PAGE_BYTES - else_bytes))) // max(1, viewers)
 
 
-def _case(case: Case, room: int) -> str:
+def _around(case: Case) -> tuple[str, str]:
+    """What stands above and below the volumes of a scan."""
     warning = f'<p class="notice">{html.escape(case.warning)}</p>' if case.warning else ""
-    volumes = viewer.html(case.viewer, room) if case.viewer is not None else ""
-    parts = [f"<h2>{html.escape(case.title)}</h2>", warning, _paragraph(case.text), volumes]
+    above = _lines(f"<h2>{html.escape(case.title)}</h2>", warning, _paragraph(case.text))
     pictures = [(Path(path), text) for path, text in case.pictures]
-    parts += [_picture(path, text) for path, text in pictures if path.suffix != ".svg"]
-    curves = "\n".join(_picture(path, text) for path, text in pictures if path.suffix == ".svg")
-    parts += [f'<div class="curves">{curves}</div>' if curves else "", _tables(case.tables), _facts(case.facts)]
-    return "<section>" + "\n".join(part for part in parts if part) + "</section>"
+    images = _lines(*(_picture(path, text) for path, text in pictures if path.suffix != ".svg"))
+    curves = _lines(*(_picture(path, text) for path, text in pictures if path.suffix == ".svg"))
+    curves = f'<div class="curves">{curves}</div>' if curves else ""
+    return above, _lines(images, curves, _tables(case.tables), _facts(case.facts))
+
+
+def _lines(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
 
 
 def _picture(path: Path, description: str) -> str:
