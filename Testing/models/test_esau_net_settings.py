@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.models import inference
-from ASCONDenoiseLib.models.networks import build, has_features, image_of
+from ASCONDenoiseLib.models.networks import anatomy_of, build, has_features, image_of
 from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
 
 
@@ -64,6 +64,21 @@ def _unfolded(squares: torch.Tensor) -> torch.Tensor:
     for channel, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         y[:, 0, row::2, column::2] = squares[:, channel]
     return y
+
+
+def test_anatomy_is_found_in_the_image_of_a_residual_network_and_in_the_features_of_others():
+    x = an_image(1, 1, 32, 32)
+    plain, residual = ESAUNet(channels=8).eval(), ESAUNet(residual=True, fold=2, channels=8).eval()
+    torch.nn.init.normal_(residual.last.weight, 0, 0.1)
+    with torch.inference_mode():
+        assert torch.equal(anatomy_of(plain, plain.features(x), plain(x)), plain.features(x))
+        features, image = residual.features(x), residual(x)
+        found = anatomy_of(residual, features, image)
+        assert found.shape == (1, 9, 32, 32) and torch.equal(found[:, :1], image)
+        for channel in range(8):
+            norm = residual.last.weight[:, channel].square().sum().sqrt()
+            expected = F.interpolate(features[:, [channel]], scale_factor=2, mode="nearest")[:, 0] * norm
+            torch.testing.assert_close(found[:, 1 + channel], expected)
 
 
 def test_layouts_in_memory_give_the_same():

@@ -235,9 +235,9 @@ REACHED = {"abdomen": 0.32, "chest": 0.57, "cylinder": 0.13, "textures": 0.37}
 three of the four; see the printed lines (pytest -s)."""
 
 
-@pytest.fixture(scope="module")
-def the_model() -> nn.Module:
-    return load_network(find_model())[0]
+@pytest.fixture(scope="module", params=["best", "fast"])
+def the_model(request) -> nn.Module:
+    return load_network(find_model(request.param))[0]
 
 
 @pytest.mark.parametrize("kind", REACHED)

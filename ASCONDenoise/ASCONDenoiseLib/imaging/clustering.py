@@ -2,7 +2,8 @@
 
 The paper's Fig. 3: features before the last layer, clustered by K-means, "similar to organ semantic segmentation".
 Features are taken as they are. Scaled to equal spread they fit the tissues of phantom patients less well (adjusted Rand
-index 0.35 to 0.47 instead of 0.43 to 0.68 with 8 clusters): many channels hold edges and little else.
+index 0.35 to 0.47 instead of 0.43 to 0.68 with 8 clusters): many channels hold edges and little else. Of a residual
+network the image belongs to them, see `models.networks.anatomy_of`.
 
 Clusters are numbered from 1, 0 is the background. The same seed gives the same result, whatever the number of threads:
 scikit-learn's sums depend on that number, so it gets one thread here. It needs less than a second for K-means.

@@ -30,7 +30,7 @@ from ASCONDenoiseLib.imaging.scan_circle import continued
 from ASCONDenoiseLib.models import cpu, mixed_precision
 from ASCONDenoiseLib.models.devices import device_title, free_main_memory, free_reserved_memory, pick_device
 from ASCONDenoiseLib.models.mixed_precision import FP32, MIXED
-from ASCONDenoiseLib.models.networks import has_features, image_of
+from ASCONDenoiseLib.models.networks import anatomy_of, has_features, image_of
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def denoise(
         progress: called with (slices done, slices in all) after each slice.
         cancelled: asked before each batch; True raises Cancelled.
         see_features: called for each slice with (its index, the features before the last layer (C, H, W) in float32,
-            the denoised slice). The network then has `features`, (B, 1, H, W) -> (B, C, h, w), and `last`, from there
+            see `networks.anatomy_of`, the denoised slice). The network then has `features`, (B, 1, H, W) -> (B, C, h, w), and `last`, from there
             to its output; it runs at strength 0, too.
         out: (S, H, W) array of the input's dtype that receives the result, e.g. memory-mapped. Integer results are
             rounded to nearest.
@@ -257,9 +257,8 @@ class _Runner:
             if not self.with_features:
                 return cropped(network(x)), None
             features: torch.Tensor = cast(Any, network).features(x)  # checked to have it
-            output = cropped(image_of(network, features, x))
-            fold = x.shape[-1] // features.shape[-1]  # of a network whose features are those of squares of pixels
-            return output, cropped(features.repeat_interleave(fold, -2).repeat_interleave(fold, -1))
+            image = image_of(network, features, x)
+            return cropped(image), cropped(anatomy_of(network, features, image))
 
     def _use_less_memory(self, batch: int, shape: tuple[int, ...]) -> None:
         """Halves the batch, or changes to the CPU; raises Failure where neither is left to do."""

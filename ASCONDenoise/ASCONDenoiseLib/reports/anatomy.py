@@ -281,8 +281,10 @@ def _describe(shown: int, models: Sequence[ModelAnatomy]) -> str:
 
 def _introduction(models: Sequence[ModelAnatomy]) -> str:
     both = " Each model's features were clustered on their own, with the same voxels." if len(models) > 1 else ""
+    residual = " and ".join(one.card.name for one in models if one.card.settings.get("residual"))
+    image = f" With {residual}, whose features hold noise, the denoised image is one of them." if residual else ""
     return (
         "The features that a denoising network has before its last layer, clustered by K-means over the whole volume, "
         "each voxel of the body shown in the colour of its cluster, as in Fig. 3 of the ASCON paper. Clusters are "
-        f"numbered by their mean HU.{both}"
+        f"numbered by their mean HU.{both}{image}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ASCONDenoiseLib.errors import InputError
 
@@ -67,6 +67,28 @@ def image_of(network: nn.Module, features: torch.Tensor, x: torch.Tensor) -> tor
     known: Any = network
     image: torch.Tensor = known.image(features, x) if hasattr(network, "image") else known.last(features)
     return image
+
+
+def anatomy_of(network: nn.Module, features: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """What anatomy is found in, (B, C, H, W), from a network's features and its output, the image (B, 1, H, W).
+
+    The features, each of a square of pixels repeated for these pixels. Those of a residual network describe noise
+    alone, as the anatomy goes past them: there the first channel is the image, and after it each feature is multiplied
+    by the norm of its weights in the last layer, which tells what it can change in that image.
+    """
+    import torch
+
+    fold = image.shape[-1] // features.shape[-1]
+    if getattr(network, "residual", False):
+        weight: torch.Tensor = cast(Any, network).last.weight  # (fold^2, C, 3, 3)
+        features = features * weight.to(features.dtype).square().sum((0, 2, 3)).sqrt()[:, None, None]
+        return torch.cat((image, _repeated(features, fold).to(image.dtype)), dim=1)
+    return _repeated(features, fold)
+
+
+def _repeated(x: torch.Tensor, times: int) -> torch.Tensor:
+    """Each pixel of x (B, C, H, W) `times` times in both directions."""
+    return x.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
 def has_features(network: nn.Module) -> bool:
