@@ -112,7 +112,7 @@ def test_sides_that_do_not_fit_are_refused_and_padded_by_inference():
 
 def test_inference_sees_the_features_of_a_folded_network_at_every_pixel():
     torch.manual_seed(0)
-    network = ESAUNet(residual=True, fold=2, channels=8).eval()
+    network = ESAUNet(fold=2, channels=8).eval()
     seen = []
     voxels = np.random.default_rng(0).normal(40, 20, (1, 32, 48)).astype(np.float32)
     inference.denoise(

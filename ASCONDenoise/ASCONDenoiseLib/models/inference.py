@@ -93,9 +93,9 @@ def denoise(
             lacks it.
         progress: called with (slices done, slices in all) after each slice.
         cancelled: asked before each batch; True raises Cancelled.
-        see_features: called for each slice with (its index, the features before the last layer (C, H, W) in float32,
-            see `networks.anatomy_of`, the denoised slice). The network then has `features`, (B, 1, H, W) -> (B, C, h, w), and `last`, from there
-            to its output; it runs at strength 0, too.
+        see_features: called for each slice with (its index, the features before the last layer as `networks.anatomy_of`
+            gives them (C, H, W) in float32, the denoised slice). The network then has `features`, (B, 1, H, W) ->
+            (B, C, h, w), and `last`, from there to its output; it runs at strength 0, too.
         out: (S, H, W) array of the input's dtype that receives the result, e.g. memory-mapped. Integer results are
             rounded to nearest.
 
