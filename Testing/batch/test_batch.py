@@ -25,7 +25,7 @@ from ASCONDenoiseLib.batch.find import find_scans
 from ASCONDenoiseLib.batch.run import BatchSettings, run_batch
 from ASCONDenoiseLib.batch.table import CSV, HTML
 from ASCONDenoiseLib.batch.work import DONE, Row, denoise_one, remove_unfinished
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Volume
 
@@ -50,8 +50,8 @@ def an_archive(tmp_path) -> Path:
     make_ct_series(root / "p2" / "ct", voxels_hu=some_hu(3), series_uid="1.3")
     make_enhanced_ct(root / "p3" / "enhanced.dcm", voxels_hu=some_hu(4))
     (root / "p4").mkdir()
-    write_volume(Volume(some_hu(5), GEOMETRY), root / "p4" / "scan.nii.gz")
-    write_volume(Volume(some_hu(6), GEOMETRY), root / "p4" / "scan.mha")
+    write_image(Volume(some_hu(5), GEOMETRY), root / "p4" / "scan.nii.gz")
+    write_image(Volume(some_hu(6), GEOMETRY), root / "p4" / "scan.mha")
     make_ct_series(root / "p5", voxels_hu=some_hu(7, 5), series_uid="1.5")[2].unlink()
     make_ct_series(root / "p6", shape=(1, 8, 8), series_uid="1.6", modality="MR")
     make_ct_series(root / "p7", shape=(3, 32, 32), series_uid="1.7", series_description="ClariCT abdomen")
@@ -118,7 +118,7 @@ def test_every_ct_of_a_tree_is_denoised_and_what_is_bad_stops_nothing(an_archive
 
 def test_a_source_that_has_changed_is_done_again(a_model, tmp_path):
     root, out = tmp_path / "archive", tmp_path / "out"
-    write = lambda seed: write_volume(Volume(some_hu(seed), GEOMETRY), root / "scan.nrrd")  # noqa: E731
+    write = lambda seed: write_image(Volume(some_hu(seed), GEOMETRY), root / "scan.nrrd")  # noqa: E731
     root.mkdir()
     settings = BatchSettings(model=str(a_model), workers=1)
     write(0)
@@ -218,7 +218,7 @@ def test_what_a_killed_process_left_of_a_scan_goes_and_a_whole_result_stays(tmp_
 
 
 def test_a_scan_that_a_worker_wrote_before_it_died_is_not_done_again(a_model, tmp_path):
-    write_volume(Volume(some_hu(), GEOMETRY), tmp_path / "scan.nrrd")
+    write_image(Volume(some_hu(), GEOMETRY), tmp_path / "scan.nrrd")
     request = {"input": str(tmp_path / "scan.nrrd"), "output": str(tmp_path / "out.nrrd"), "model": str(a_model)}
     first, second = (denoise_one("scan", request | {"strength": 1.0}, str(tmp_path / "a.png")) for _ in range(2))
     assert (first.state, second.state, second.result) == ("done", "was there", str(tmp_path / "out.nrrd"))

@@ -17,7 +17,7 @@ from folder_contents import files_in
 from node_fixtures import SHIFT_HU, a_tiny_model, free_port, wait_for
 
 from ASCONDenoiseLib.batch.table import CSV
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Volume
 
@@ -39,7 +39,7 @@ def a_batch(tmp_path):
     (tmp_path / "archive").mkdir()
     (tmp_path / "flags").mkdir()
     for number in range(SCANS):
-        write_volume(Volume(some_hu(number), GEOMETRY), tmp_path / "archive" / f"scan{number}.nrrd")
+        write_image(Volume(some_hu(number), GEOMETRY), tmp_path / "archive" / f"scan{number}.nrrd")
     a_tiny_model(tmp_path / "tiny.safetensors")
     started: list[subprocess.Popen[str]] = []
 

@@ -10,7 +10,7 @@ from command_fixtures import GEOMETRY, Shift
 from dicom_fixtures import make_ct_series
 from model_fixtures import a_card
 
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Volume
 from ASCONDenoiseLib.models import files
 from ASCONDenoiseLib.models.card import Scope
@@ -47,7 +47,7 @@ def a_volume() -> Volume:
 
 @pytest.fixture
 def a_file(tmp_path, a_volume) -> Path:
-    write_volume(a_volume, tmp_path / "scan.nrrd")
+    write_image(a_volume, tmp_path / "scan.nrrd")
     return tmp_path / "scan.nrrd"
 
 
@@ -62,7 +62,7 @@ def a_pair(tmp_path) -> tuple[Path, Path]:
     """A reference within the abdomen window, and the same 30 HU above, still within it."""
     reference = np.random.default_rng(1).integers(-100, 150, (3, 16, 16)).astype(np.int16)
     for name, voxels in (("a.nrrd", reference), ("b.nrrd", reference + np.int16(30))):
-        write_volume(Volume(voxels, GEOMETRY), tmp_path / name)
+        write_image(Volume(voxels, GEOMETRY), tmp_path / name)
     return tmp_path / "a.nrrd", tmp_path / "b.nrrd"
 
 

@@ -11,7 +11,7 @@ from command_fixtures import run_json
 from folder_contents import files_in
 
 from ASCONDenoiseLib.commands import cli
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
 BAD_INPUT = {
@@ -89,8 +89,8 @@ def a_workplace(tmp_path, a_file, a_series, monkeypatch) -> Path:
     (tmp_path / "old.nrrd").write_text("precious")
     (tmp_path / "folder.nrrd").mkdir()
     torch.save({}, tmp_path / "model.pt")
-    write_volume(Volume(np.zeros((2, 5, 4), np.int16), Geometry()), tmp_path / "small.nrrd")
-    write_volume(Volume(np.full((1, 99, 99), 40, np.int16), Geometry()), tmp_path / "plastic.nrrd")
+    write_image(Volume(np.zeros((2, 5, 4), np.int16), Geometry()), tmp_path / "small.nrrd")
+    write_image(Volume(np.full((1, 99, 99), 40, np.int16), Geometry()), tmp_path / "plastic.nrrd")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -15,7 +15,7 @@ from command_fixtures import child_environment, start
 from folder_contents import files_in
 
 import ASCONDenoiseLib
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
@@ -55,7 +55,7 @@ def test_help_is_quick(tmp_path):
 def test_sigint_stops_the_work_and_leaves_nothing(an_identity_esau_net, tmp_path):
     voxels = np.zeros((3000, 64, 64), np.int16)
     voxels[:, :32] = -1000  # what is no CT is remarked upon
-    write_volume(Volume(voxels, Geometry()), tmp_path / "long.nrrd")
+    write_image(Volume(voxels, Geometry()), tmp_path / "long.nrrd")
     (tmp_path / "out.nrrd").write_text("precious")
     before = files_in(tmp_path)
     child = start(

@@ -17,7 +17,7 @@ from folder_contents import files_in
 from model_fixtures import a_card
 
 from ASCONDenoiseLib.commands import cli
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.card import load_card
@@ -48,7 +48,7 @@ def a_body(tmp_path, the_models, monkeypatch) -> Path:
     hu[:, 4:26, 4:32] = -100
     hu[:, 9:21, 10:26] = 60
     hu += np.random.default_rng(0).integers(-9, 10, hu.shape)
-    write_volume(Volume(hu.astype(np.int16), GEOMETRY), tmp_path / "body.nrrd")
+    write_image(Volume(hu.astype(np.int16), GEOMETRY), tmp_path / "body.nrrd")
     return tmp_path / "body.nrrd"
 
 
@@ -142,7 +142,7 @@ def test_what_cluster_can_refuse_it_refuses_before_the_network_runs(a_body, tmp_
 
     monkeypatch.setattr(feature_clusters, "cluster_volume", lambda *_, **__: pytest.fail("the network ran"))
     sheared = Geometry((1.0, 1.0, 3.0), direction=(1.0, 0.0, 0.0, 0.0, 0.96, -0.28, 0.0, 0.0, 1.0))
-    write_volume(Volume(read_volume(a_body).voxels, sheared), tmp_path / "sheared.nrrd")
+    write_image(Volume(read_volume(a_body).voxels, sheared), tmp_path / "sheared.nrrd")
     full = shutil.disk_usage(tmp_path)._replace(free=10)
     command = ["cluster", str(tmp_path / "sheared.nrrd"), str(tmp_path / "out"), "--model", "sign"]
     assert cli.main([*command, "--format", "nii.gz"]) == 2
@@ -154,7 +154,7 @@ def test_what_cluster_can_refuse_it_refuses_before_the_network_runs(a_body, tmp_
 
 def test_cluster_tells_the_same_warnings_everywhere(a_body, tmp_path, capsys):
     sagittal = Geometry((1.0, 1.0, 3.0), direction=(0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
-    write_volume(Volume(read_volume(a_body).voxels, sagittal), tmp_path / "cut.nrrd")
+    write_image(Volume(read_volume(a_body).voxels, sagittal), tmp_path / "cut.nrrd")
     command = ["cluster", tmp_path / "cut.nrrd", tmp_path / "out", "--model", "sign", "--clusters", "2"]
     assert cli.main([*map(str, command), "--points", "120", "--json"]) == 0
     out, err = capsys.readouterr()

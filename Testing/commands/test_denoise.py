@@ -20,7 +20,7 @@ from noise_fixtures import noise
 import ASCONDenoiseLib
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.imaging.noise import flat_soft_tissue_windows, noise_hu
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models import files
@@ -88,7 +88,7 @@ def test_a_strength_by_its_target_leaves_so_much_noise(tmp_path, options, part, 
     y, x = np.mgrid[:96, :96]
     truth = 45 + 10 * np.sin(x / 20) + 8 * np.cos(y / 25)
     noisy = truth + noise((3, 96, 96), 40.0, seed=1, kernel=0.3)
-    write_volume(Volume(np.rint(noisy).astype(np.int16), GEOMETRY), tmp_path / "scan.nrrd")
+    write_image(Volume(np.rint(noisy).astype(np.int16), GEOMETRY), tmp_path / "scan.nrrd")
     command = ["denoise", str(tmp_path / "scan.nrrd"), str(tmp_path / "out.nrrd"), "--model", str(SHIPPED)]
     assert cli.main([*command, "--strength", *options]) == 0
     before, after = (read_volume(tmp_path / name).voxels for name in ("scan.nrrd", "out.nrrd"))
@@ -157,7 +157,7 @@ def test_what_the_model_is_not_for_is_remarked_upon_and_done(a_model_for_thick_s
     voxels = np.full((2, 64, 64), 40, np.int16)
     voxels[:, :32] = -1000
     scan, out = tmp_path / "denoised.nrrd", tmp_path / "out.nrrd"
-    write_volume(Volume(voxels, Geometry(spacing_mm=(0.7, 0.7, 0.625))), scan)
+    write_image(Volume(voxels, Geometry(spacing_mm=(0.7, 0.7, 0.625))), scan)
     assert cli.main(["denoise", str(scan), str(out), "--model", str(a_model_for_thick_slices)]) == 0
     remarks = capsys.readouterr().err
     assert "has been denoised already" in remarks and "thinner than those that the model has seen" in remarks
@@ -169,7 +169,7 @@ def test_standard_error_json_and_record_give_the_same_warnings(a_model_for_thick
     stored = np.random.default_rng(0).integers(0, 2000, (3, 24, 24)).astype(np.int16)
     sagittal = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
     scan, said = tmp_path / "stored.nii.gz", []
-    write_volume(Volume(stored, Geometry((0.7, 0.7, 0.625), direction=sagittal)), scan)
+    write_image(Volume(stored, Geometry((0.7, 0.7, 0.625), direction=sagittal)), scan)
     for number, quiet in enumerate(([], ["--quiet"])):
         out = tmp_path / f"out{number}.nrrd"
         command = ["denoise", str(scan), str(out), "--model", str(a_model_for_thick_slices), "--json", *quiet]
@@ -221,7 +221,7 @@ def test_many_slices_without_a_gpu_are_denoised_by_the_fast_model(tmp_path, caps
     for slices, model, expected in ((files.MANY_SLICES, None, 70), (4, None, 105), (4, "fast", 70), (4, "best", 105)):
         voxels = np.full((slices, 8, 8), 100, np.int16)
         voxels[:, 0] = -1024
-        write_volume(Volume(voxels, GEOMETRY), tmp_path / "scan.nrrd")
+        write_image(Volume(voxels, GEOMETRY), tmp_path / "scan.nrrd")
         command = ["denoise", str(tmp_path / "scan.nrrd"), str(tmp_path / "out.nrrd"), "--device", "cpu", "--force"]
         assert cli.main([*command, *(["--model", model] if model else [])]) == 0
         assert (read_volume(tmp_path / "out.nrrd").voxels[:, 1:] == expected).all()

@@ -11,7 +11,7 @@ from alignment_fixtures import other_order
 from command_fixtures import GEOMETRY, run_json
 
 from ASCONDenoiseLib.commands import cli
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
@@ -47,7 +47,7 @@ def test_evaluate_per_slice_and_unclipped(a_pair, tmp_path, capsys):
     a, _ = a_pair
     metal = read_volume(a)
     metal.voxels[1, 0, 0] = 30000
-    write_volume(metal, tmp_path / "c.nrrd")
+    write_image(metal, tmp_path / "c.nrrd")
     command = ["evaluate", "--reference", str(a), "--test", str(tmp_path / "c.nrrd"), "--per-slice"]
     rmse = {}
     for option in ("clipped", "--unclipped"):
@@ -64,7 +64,7 @@ def test_evaluate_per_slice_and_unclipped(a_pair, tmp_path, capsys):
 def test_evaluate_refuses_volumes_that_lie_elsewhere_unless_told_to_go_by_their_order(a_pair, tmp_path, capsys):
     a, b = a_pair
     for name, geometry in (("c.nrrd", Geometry()), ("d.nrrd", replace(GEOMETRY, origin_mm=(-99.0, -90.5, 30.25)))):
-        write_volume(Volume(read_volume(b).voxels, geometry), tmp_path / name)
+        write_image(Volume(read_volume(b).voxels, geometry), tmp_path / name)
     command = ["evaluate", "--reference", str(a), "--test", str(b), "--test"]
     assert cli.main([*command, str(tmp_path / "c.nrrd")]) == 2
     out, err = capsys.readouterr()
@@ -87,8 +87,8 @@ def test_evaluate_finds_the_same_numbers_whatever_the_order_of_the_voxels(a_pair
     a, b = a_pair
     test = read_volume(b)
     test.voxels[0, 0, 0] += 100
-    write_volume(test, tmp_path / "b2.nrrd")
-    write_volume(other_order(test, (1, 2, 0), (-1, 1, -1)), tmp_path / name)
+    write_image(test, tmp_path / "b2.nrrd")
+    write_image(other_order(test, (1, 2, 0), (-1, 1, -1)), tmp_path / name)
     code, lines = run_json(
         capsys, "evaluate", "--reference", a, "--test", tmp_path / "b2.nrrd", "--test", tmp_path / name
     )
@@ -103,7 +103,7 @@ def test_evaluate_remarks_on_an_anatomy_that_is_shifted(tmp_path, capsys):
     noise = np.random.default_rng(0).normal(0, 30, (4, 96, 96))
     for name, image in (("a", body), ("b", np.roll(body, 7, axis=1)), ("c", body)):
         noise = noise[::-1]
-        write_volume(Volume((image + noise).astype(np.int16), Geometry()), tmp_path / f"{name}.nrrd")
+        write_image(Volume((image + noise).astype(np.int16), Geometry()), tmp_path / f"{name}.nrrd")
     command = ["evaluate", "--reference", tmp_path / "a.nrrd", "--test", tmp_path / "c.nrrd", "--test"]
     code, lines = run_json_with_remarks(capsys, *command, tmp_path / "b.nrrd")
     assert code == 0

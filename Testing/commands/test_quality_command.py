@@ -11,7 +11,7 @@ from command_fixtures import GEOMETRY, run_json
 from folder_contents import files_in
 
 from ASCONDenoiseLib.commands import cli
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
 
@@ -25,7 +25,7 @@ def files(tmp_path_factory):
     labels = np.where(np.hypot(x - 15, y) < 8, 1, np.where(np.hypot(x + 15, y) < 8, 2, 0)) + np.zeros((3, 1, 1))
     volumes = {"ldct": clean + noise, "denoised": clean + noise / 2, "ndct": clean + noise[::-1] / 2, "roi": labels}
     for name, voxels in volumes.items():
-        write_volume(Volume(np.rint(voxels).astype(np.int16), GEOMETRY), folder / f"{name}.nrrd")
+        write_image(Volume(np.rint(voxels).astype(np.int16), GEOMETRY), folder / f"{name}.nrrd")
     return folder
 
 
@@ -50,7 +50,7 @@ def test_the_numbers_as_text_and_as_json(files, capsys):
 def test_a_folder_with_everything_also_in_another_order(files, tmp_path, capsys):
     from ASCONDenoiseLib.io.reading import read_volume
 
-    write_volume(other_order(read_volume(files / "denoised.nrrd"), (1, 0, 2), (-1, 1, -1)), tmp_path / "turned.nrrd")
+    write_image(other_order(read_volume(files / "denoised.nrrd"), (1, 0, 2), (-1, 1, -1)), tmp_path / "turned.nrrd")
     out = tmp_path / "out"
     code, lines = run_json(capsys, "quality", files / "ldct.nrrd", tmp_path / "turned.nrrd", "--out", out)
     assert code == 0 and lines[-1]["report"] == str(out / "report.html")
@@ -62,7 +62,7 @@ def test_a_folder_with_everything_also_in_another_order(files, tmp_path, capsys)
 
 
 def test_what_cannot_be_compared_is_refused_with_both_names(files, tmp_path, capsys):
-    write_volume(Volume(np.zeros((3, 96, 100), np.int16), Geometry((0.7, 0.8, 2.5))), tmp_path / "elsewhere.nrrd")
+    write_image(Volume(np.zeros((3, 96, 100), np.int16), Geometry((0.7, 0.8, 2.5))), tmp_path / "elsewhere.nrrd")
     code, lines = run_json(capsys, "quality", files / "ldct.nrrd", tmp_path / "elsewhere.nrrd")
     assert code == 2
     assert "elsewhere.nrrd cannot be compared with" in lines[-1]["message"] and "ldct.nrrd" in lines[-1]["message"]

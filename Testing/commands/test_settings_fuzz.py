@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Volume
 from ASCONDenoiseLib.models.card import ModelCard
 from ASCONTrainingLib.config.settings import TrainConfig
@@ -66,7 +66,7 @@ def run(*arguments: object) -> tuple[int, str]:
 @pytest.fixture
 def a_small_file(tmp_path: Path) -> Path:
     voxels = np.random.default_rng(0).integers(-200, 200, (2, 16, 16)).astype(np.int16)
-    write_volume(Volume(voxels, GEOMETRY), tmp_path / "scan.nrrd")
+    write_image(Volume(voxels, GEOMETRY), tmp_path / "scan.nrrd")
     return tmp_path / "scan.nrrd"
 
 

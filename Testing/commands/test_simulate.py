@@ -13,7 +13,7 @@ from command_fixtures import run_json
 from dose_fixtures import PIXEL_MM, water
 
 from ASCONDenoiseLib.commands import cli
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.physics import dose
@@ -25,7 +25,7 @@ def a_cylinder(tmp_path) -> Path:
     """Water in air, 64 x 64, in the middle of the image."""
     y, x = np.mgrid[-32:32, -32:32] + 0.5
     voxels = np.where(np.hypot(x, y) < 25, 0, -1000).astype(np.int16)
-    write_volume(Volume(np.stack([voxels, voxels]), Geometry((2.0, 2.0, 3.0))), tmp_path / "water.nrrd")
+    write_image(Volume(np.stack([voxels, voxels]), Geometry((2.0, 2.0, 3.0))), tmp_path / "water.nrrd")
     return tmp_path / "water.nrrd"
 
 
@@ -73,7 +73,7 @@ def test_what_no_scanner_does_is_said_and_recorded(tmp_path, capsys):
     """A scan with next to no noise: the photons that it stands for are not believed in silence."""
     clean = water(1)[:, 50:130, 50:130]  # water to the borders
     ndct = dose.scan(clean, PIXEL_MM, DoseSettings(photons=1e9, kernel="standard", views=360))
-    write_volume(Volume(ndct, Geometry(PIXEL_MM)), tmp_path / "calm.nrrd")
+    write_image(Volume(ndct, Geometry(PIXEL_MM)), tmp_path / "calm.nrrd")
     assert cli.main(["simulate", str(tmp_path / "calm.nrrd"), str(tmp_path / "low.nrrd"), "--dose", "0.25"]) == 0
     said = "photons per ray, and scans of patients have 5,000 to 10,000,000"
     assert said in " ".join(capsys.readouterr().err.split())
@@ -102,7 +102,7 @@ def test_what_no_scanner_does_is_said_and_recorded(tmp_path, capsys):
 def test_simulate_of_any_pixels_and_numbers_works_or_says_why_not(tmp_path, capsys, pixel_mm, options, words):
     rows, columns = np.mgrid[:96, :96] - 47.5
     voxels = np.where(np.hypot(rows, columns) < 40, 40, -1000) + np.random.default_rng(0).normal(0, 20, (1, 96, 96))
-    write_volume(Volume(voxels.astype(np.int16), Geometry((*pixel_mm, 3.0))), tmp_path / "a.nrrd")
+    write_image(Volume(voxels.astype(np.int16), Geometry((*pixel_mm, 3.0))), tmp_path / "a.nrrd")
     assert cli.main(["simulate", str(tmp_path / "a.nrrd"), str(tmp_path / "b.nrrd"), *options.split()]) == 2 * bool(
         words
     )
@@ -111,7 +111,7 @@ def test_simulate_of_any_pixels_and_numbers_works_or_says_why_not(tmp_path, caps
 
 def test_simulate_of_values_beyond_ct_is_refused(tmp_path, capsys):
     huge = np.random.default_rng(0).normal(0, 1e37, (1, 24, 24)).astype(np.float32)
-    write_volume(Volume(huge, Geometry((1.5, 1.5, 3.0))), tmp_path / "a.nrrd")
+    write_image(Volume(huge, Geometry((1.5, 1.5, 3.0))), tmp_path / "a.nrrd")
     command = ["simulate", str(tmp_path / "a.nrrd"), str(tmp_path / "b.nrrd"), "--dose", "0.25", "--photons", "4e5"]
     assert cli.main(command) in (0, 2)
     assert "Unexpected" not in capsys.readouterr().err

@@ -12,7 +12,7 @@ from dicom_fixtures import oblique_direction
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.alignment import in_order_of
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
@@ -38,7 +38,7 @@ def test_all_48_orders_are_brought_back_exactly(a_volume, axes, signs):
 @pytest.mark.parametrize("name", ["a.nrrd", "a.nii.gz", "a.mha"])
 @pytest.mark.parametrize(("axes", "signs"), ORDERS[::7])
 def test_the_same_through_files_which_round(a_volume, tmp_path, name, axes, signs):
-    write_volume(other_order(a_volume, axes, signs), tmp_path / name)
+    write_image(other_order(a_volume, axes, signs), tmp_path / name)
     np.testing.assert_array_equal(in_order_of(read_volume(tmp_path / name), a_volume), a_volume.voxels)
 
 

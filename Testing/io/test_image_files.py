@@ -10,9 +10,10 @@ import pytest
 import SimpleITK as sitk
 from dicom_fixtures import oblique_direction, some_voxels
 
-from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.errors import InputError, WriteError
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
+from ASCONDenoiseLib.io.results import destination
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
 AXIAL = Geometry(spacing_mm=(0.703125, 0.8, 2.5), origin_mm=(-123.456789012345, 1 / 3, -218.360001))
@@ -32,7 +33,7 @@ def numbers(geometry: Geometry) -> np.ndarray:
 @pytest.mark.parametrize("geometry", [AXIAL, OBLIQUE], ids=["axial", "oblique"])
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_geometry_survives_a_round_trip(tmp_path, suffix, geometry):
-    write_volume(Volume(some_voxels((5, 23, 31)), geometry), tmp_path / f"a{suffix}")
+    write_image(Volume(some_voxels((5, 23, 31)), geometry), tmp_path / f"a{suffix}")
     back = numbers(read_volume(tmp_path / f"a{suffix}").geometry)
     if suffix == ".mha" or (suffix == ".nrrd" and geometry is AXIAL):
         assert np.array_equal(back, numbers(geometry))
@@ -52,14 +53,14 @@ def test_dtype_and_values_survive_a_round_trip(tmp_path, suffix, dtype):
         limits = np.iinfo(dtype)
         voxels = np.random.default_rng(1).integers(limits.min, limits.max, (2, 3, 5), endpoint=True).astype(dtype)
         voxels[0, 0, :2] = limits.min, limits.max
-    write_volume(Volume(voxels, AXIAL), tmp_path / f"a{suffix}")
+    write_image(Volume(voxels, AXIAL), tmp_path / f"a{suffix}")
     back = read_volume(tmp_path / f"a{suffix}").voxels
     assert back.dtype == dtype.newbyteorder("=")
     assert np.array_equal(back, voxels)
 
 
 def test_voxel_positions_are_those_that_simpleitk_sees(tmp_path, a_volume):
-    write_volume(a_volume, tmp_path / "a.mha")
+    write_image(a_volume, tmp_path / "a.mha")
     image = sitk.ReadImage(str(tmp_path / "a.mha"))
     axes = np.array(a_volume.geometry.direction).reshape(3, 3)
     for i, j, k in [(0, 0, 0), (30, 0, 0), (0, 22, 0), (0, 0, 4), (7, 11, 2)]:
@@ -70,14 +71,14 @@ def test_voxel_positions_are_those_that_simpleitk_sees(tmp_path, a_volume):
 
 @pytest.mark.parametrize("name", ["A.NRRD", "A.Nrrd", "A.MHA", "A.NII", "A.NII.GZ"])
 def test_suffixes_in_capitals(tmp_path, name, a_volume):
-    write_volume(a_volume, tmp_path / name)
-    assert [file.name for file in tmp_path.iterdir()] == [name]
+    destination(tmp_path / name).write(a_volume, {})
+    assert {file.name for file in tmp_path.iterdir()} == {name, f"{name}.json"}
     assert np.array_equal(read_volume(tmp_path / name).voxels, a_volume.voxels)
 
 
 @pytest.mark.parametrize("suffix", FORMATS[:3:2])
 def test_files_are_compressed(tmp_path, suffix):
-    write_volume(Volume(np.zeros((8, 64, 64), np.int16), AXIAL), tmp_path / f"a{suffix}")
+    write_image(Volume(np.zeros((8, 64, 64), np.int16), AXIAL), tmp_path / f"a{suffix}")
     assert (tmp_path / f"a{suffix}").stat().st_size < 8 * 64 * 64 * 2 / 10
 
 
@@ -99,8 +100,8 @@ def test_two_dimensional_image_is_one_slice(tmp_path):
 )
 def test_units_of_length(tmp_path, unit, mm):
     """ITK takes every length for mm. A comment that mentions units is none."""
-    write_volume(Volume(some_voxels(), AXIAL), tmp_path / "a.nrrd")
-    write_volume(Volume(some_voxels(), AXIAL), tmp_path / "a.mha")
+    write_image(Volume(some_voxels(), AXIAL), tmp_path / "a.nrrd")
+    write_image(Volume(some_voxels(), AXIAL), tmp_path / "a.mha")
     nrrd, mha = (tmp_path / "a.nrrd").read_bytes(), (tmp_path / "a.mha").read_bytes()
     line = f'# space units: "km"\nspace units: "{unit}" "{unit}" "{unit}"\nencoding'
     (tmp_path / "a.nrrd").write_bytes(nrrd.replace(b"encoding", line.encode(), 1))
@@ -123,7 +124,7 @@ def test_units_of_length(tmp_path, unit, mm):
 )
 def test_fields_that_itk_takes_for_something_else_are_refused(tmp_path, suffix, line):
     path = tmp_path / f"a{suffix}"
-    write_volume(Volume(some_voxels(), AXIAL), path)
+    write_image(Volume(some_voxels(), AXIAL), path)
     before = b"encoding" if suffix == ".nrrd" else b"ElementType"
     path.write_bytes(path.read_bytes().replace(before, line + b"\n" + before, 1))
     with pytest.raises(InputError, match="cannot be read as"):
@@ -132,7 +133,7 @@ def test_fields_that_itk_takes_for_something_else_are_refused(tmp_path, suffix, 
 
 @pytest.mark.parametrize("units", ['"furlong" "furlong" "furlong"', '"mm" "mm" "um"'])
 def test_units_of_length_that_are_not_known_are_refused(tmp_path, units):
-    write_volume(Volume(some_voxels(), AXIAL), tmp_path / "a.nrrd")
+    write_image(Volume(some_voxels(), AXIAL), tmp_path / "a.nrrd")
     content = (tmp_path / "a.nrrd").read_bytes().replace(b"encoding", f"space units: {units}\nencoding".encode(), 1)
     (tmp_path / "a.nrrd").write_bytes(content)
     with pytest.raises(InputError, match=r"a\.nrrd is measured in .*, which is not known here: save it again in mm"):
@@ -152,36 +153,36 @@ def test_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch, a_volum
         raise error
 
     monkeypatch.setattr(sitk, "WriteImage", write_half)
-    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else RuntimeError):
-        write_volume(a_volume, tmp_path / "a.nrrd")
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else WriteError):
+        destination(tmp_path / "a.nrrd").write(a_volume, {}, force=True)
     assert [file.name for file in tmp_path.iterdir()] == ["a.nrrd"]
     assert (tmp_path / "a.nrrd").read_bytes() == b"older"
 
 
-BAD_OUTPUTS = {
-    "no such folder": ("nowhere/a.nrrd", np.int16, "The folder .*nowhere does not exist: make it or choose another"),
-    "unknown suffix": ("a.png", np.int16, r"a\.png has no suffix that can be written: use one of \.nrrd"),
-    "detached header": ("a.mhd", np.int16, r"a\.mhd has no suffix that can be written"),
-    "no suffix": ("a", np.int16, "a has no suffix that can be written"),
-    "a folder": ("folder.nrrd", np.int16, r"folder\.nrrd is a folder: choose another file name"),
-    "float16": ("a.nrrd", np.float16, "Voxels of type float16 cannot be written: use int16 or float32"),
-    "bool": ("a.nrrd", bool, "Voxels of type bool cannot be written"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_OUTPUTS)
-def test_bad_output_is_refused_with_a_sentence(tmp_path, case):
-    name, dtype, message = BAD_OUTPUTS[case]
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere/a.nrrd", "The folder .*nowhere does not exist: make it or choose another"),
+        ("folder.nrrd", r"folder\.nrrd is a folder: choose another file name"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_refused_with_a_sentence(tmp_path, name, message):
     (tmp_path / "folder.nrrd").mkdir()
     with pytest.raises(InputError, match=message):
-        write_volume(Volume(np.zeros((2, 3, 4), dtype), AXIAL), tmp_path / name)
-    assert [file.name for file in tmp_path.iterdir()] == ["folder.nrrd"]
+        destination(tmp_path / name).check(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, bool])
+def test_a_type_that_not_all_formats_have_is_refused_with_a_sentence(tmp_path, dtype):
+    with pytest.raises(InputError, match=f"Voxels of type {np.dtype(dtype)} cannot be written: use int16 or float32"):
+        write_image(Volume(np.zeros((2, 3, 4), dtype), AXIAL), tmp_path / "a.nrrd")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4, 5), (0, 3, 4)])
 def test_only_volumes_are_written(tmp_path, shape):
     with pytest.raises(InputError, match="are no volume"):
-        write_volume(Volume(np.zeros(shape, np.int16), AXIAL), tmp_path / "a.nrrd")
+        write_image(Volume(np.zeros(shape, np.int16), AXIAL), tmp_path / "a.nrrd")
     assert not list(tmp_path.iterdir())
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from ASCONDenoiseLib.commands.cli import main
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.files import save_model
@@ -246,7 +246,7 @@ def test_the_command_shows_the_table_and_where_to_look(a_noisy_scan, tmp_path, m
     monkeypatch.setenv("ASCON_MODELS", str(tmp_path / "models"))
     monkeypatch.setitem(ARCHITECTURES, "shift", Shift)
     save_model(Shift(), A_CARD, tmp_path / "models" / "shift.safetensors")
-    write_volume(a_noisy_scan.ndct, tmp_path / "water.nrrd")
+    write_image(a_noisy_scan.ndct, tmp_path / "water.nrrd")
     command = ["demo", "--model", "shift", "--input", str(tmp_path / "water.nrrd"), "--out", str(tmp_path / "out")]
     assert main([*command, "--dose", "0.5"]) == 0
     out, err = capsys.readouterr()

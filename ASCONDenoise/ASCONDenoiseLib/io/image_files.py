@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.atomic import atomic_file, check_parent, file_suffix
+from ASCONDenoiseLib.io.atomic import check_parent, file_suffix
 from ASCONDenoiseLib.io.nifti import check_nifti, no_volume, not_finite, read_nifti, unreadable, write_nifti
 from ASCONDenoiseLib.io.silence import silence_stderr
 from ASCONDenoiseLib.io.volume import Geometry, Volume
@@ -140,26 +140,6 @@ def _unit_mm(path: Path) -> float:
     return mm
 
 
-def write_volume(volume: Volume, path: str | Path) -> None:
-    """Write voxels and geometry, compressed where the format can, in the format that the suffix names.
-
-    The file appears complete or not at all. The dtype and every value survive in all formats. MetaImage keeps the
-    geometry to the last bit and NRRD to rounding (1e-15); NIfTI stores it as float32 (1e-7 of each number), and keeps
-    what was read from NIfTI to the last bit.
-
-    Raises:
-        InputError: unknown suffix, missing folder, or a dtype, shape or geometry that the format lacks.
-        WriteError: the disk is full or the folder is protected; nothing is left behind.
-    """
-    path = Path(path)
-    if file_suffix(path) not in WRITABLE_SUFFIXES:
-        raise InputError(f"{path.name} has no suffix that can be written: use one of {', '.join(WRITABLE_SUFFIXES)}.")
-    check_place(path)
-    check_writable(volume, path)
-    with atomic_file(path) as partial:
-        write_image(volume, partial)
-
-
 def check_place(path: Path) -> None:
     """Raise InputError where no file can be made: the folder is missing, or the name is that of a folder."""
     check_parent(path)
@@ -184,7 +164,13 @@ def check_writable(volume: Volume, path: Path) -> None:
 
 
 def write_image(volume: Volume, path: Path) -> None:
-    """Write to `path` directly, which `atomic_file` gave.
+    """Write voxels and geometry, compressed where the format can, in the one of WRITABLE_SUFFIXES that `path` has.
+
+    The suffix is in small letters. Where the file must appear complete or not at all, `atomic_file` gives such a path,
+    as in `results.VolumeFile`.
+
+    The dtype and every value survive in all formats. MetaImage keeps the geometry to the last bit and NRRD to rounding
+    (1e-15); NIfTI stores it as float32 (1e-7 of each number), and keeps what was read from NIfTI-1 to the last bit.
 
     Raises:
         InputError: a dtype, shape or geometry that the format lacks.

@@ -14,7 +14,7 @@ import numpy as np
 
 from ASCONDenoiseLib.errors import AsconError, Failure
 from ASCONDenoiseLib.io.atomic import atomic_file
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.results import VolumeFile
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.files import find_model, verify
 from ASCONDenoiseLib.node.config import Destination, Listen, NodeConfig, Page, Rule, Storage, Tls
@@ -131,7 +131,7 @@ def _one_slice(config: NodeConfig, worker: WorkerProcess, model: str | None) -> 
     noise = np.random.default_rng(0).normal(40, 30, (1, 256, 256)).astype(np.int16)
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "noise.nrrd", Path(folder) / "result.nrrd"
-        write_volume(Volume(noise, Geometry()), source)
+        VolumeFile(source).write(Volume(noise, Geometry()), {})
         request = {"model": model, "device": config.device, "precision": config.precision}
         answer = worker.do("denoise_series", lambda *_: None, input=str(source), output=str(output), **request)
     record = answer["record"]

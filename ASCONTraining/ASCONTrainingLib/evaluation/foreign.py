@@ -20,8 +20,8 @@ import numpy as np
 
 from ASCONDenoiseLib.errors import Failure, InputError
 from ASCONDenoiseLib.imaging.noise import Spacing
-from ASCONDenoiseLib.io.image_files import write_volume
 from ASCONDenoiseLib.io.reading import read_volume
+from ASCONDenoiseLib.io.results import VolumeFile
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONTrainingLib.evaluation.volumes import Candidate
 
@@ -66,7 +66,7 @@ def _by_command(words: list[str], ldct: np.ndarray, spacing_mm: Spacing) -> np.n
     geometry = Geometry(spacing_mm)
     with tempfile.TemporaryDirectory(prefix="ascon-compare-") as folder:
         files = dict(zip(PLACES, (Path(folder) / "ldct.nii.gz", Path(folder) / "denoised.nii.gz"), strict=True))
-        write_volume(Volume(ldct, geometry), files["{in}"])
+        VolumeFile(files["{in}"]).write(Volume(ldct, geometry), {})
         command = [word.replace("{in}", str(files["{in}"])).replace("{out}", str(files["{out}"])) for word in words]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

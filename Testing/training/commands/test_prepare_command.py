@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from training_fixtures import ascon
 
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 
 
@@ -16,7 +16,7 @@ def test_prepare_pairs(tmp_path, capsys):
         for dose in ("full", "low"):
             (tmp_path / "src" / dose).mkdir(parents=True, exist_ok=True)
             voxels = random.integers(-200, 300, (2, 32, 32)).astype(np.int16)
-            write_volume(Volume(voxels, geometry), tmp_path / "src" / dose / f"{patient}.nrrd")
+            write_image(Volume(voxels, geometry), tmp_path / "src" / dose / f"{patient}.nrrd")
     assert ascon("prepare", "paired", tmp_path / "src", tmp_path / "set") == 0
     assert "train 1 patient with 2 slices" in capsys.readouterr().out
     assert (tmp_path / "set" / "index.json").exists()

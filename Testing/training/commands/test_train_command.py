@@ -13,7 +13,7 @@ import pytest
 from training_fixtures import SHORT, TINY, Tiny, ascon, train_tiny
 
 from ASCONDenoiseLib.commands.console import Console
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.reading import read_volume
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.card import load_card
@@ -31,7 +31,7 @@ def test_trained_model_opens_in_denoise(a_set, tmp_path, capsys):
     assert f"Model  {tmp_path / 'run' / 'mine.safetensors'}" in out and "step 6/6" in err
     scan, denoised = tmp_path / "scan.nrrd", tmp_path / "denoised.nrrd"
     voxels = np.load(a_set / "P2.ldct.npy")
-    write_volume(Volume(voxels, Geometry((0.7, 0.7, 3.0), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))), scan)
+    write_image(Volume(voxels, Geometry((0.7, 0.7, 3.0), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))), scan)
     assert ascon("denoise", scan, denoised, "--model", tmp_path / "run" / "mine.safetensors", "--device", "cpu") == 0
     assert not np.array_equal(read_volume(denoised).voxels, voxels)
 

@@ -15,7 +15,7 @@ from training_fixtures import Tiny
 
 from ASCONDenoiseLib.commands import cli
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.models.card import load_card
 from ASCONDenoiseLib.models.networks import ARCHITECTURES
@@ -253,7 +253,7 @@ def test_pairs_of_files_in_many_namings(tmp_path, full, low):
         for pattern, voxels in zip((full, low), pair, strict=True):
             path = tmp_path / "in" / pattern.format(name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_volume(Volume(voxels, Geometry((1, 1, 2), (0, 0, 5))), path)
+            write_image(Volume(voxels, Geometry((1, 1, 2), (0, 0, 5))), path)
     index = prepare_paired(tmp_path / "in", tmp_path / "out")
     assert {v.patient for v in index.volumes} == set(pairs)
     assert sorted(v.split for v in index.volumes) == ["test", "train", "validation"]
@@ -295,7 +295,7 @@ def test_no_word_for_the_dose_is_no_pair(tmp_path):
 def test_stored_values_without_rescale_are_refused(tmp_path):
     for dose in ("full", "low"):
         (tmp_path / "in" / dose).mkdir(parents=True)
-        write_volume(Volume(some_pair(1)[0] + np.int16(1024), Geometry()), tmp_path / "in" / dose / "p.nii.gz")
+        write_image(Volume(some_pair(1)[0] + np.int16(1024), Geometry()), tmp_path / "in" / dose / "p.nii.gz")
     with pytest.raises(InputError, match="p.nii.gz holds no value below 0"):
         prepare_paired(tmp_path / "in", tmp_path / "out")
 
@@ -343,7 +343,7 @@ def test_pairs_that_do_not_fit_are_refused_with_the_patient_and_bad_ones_told_in
                 0, 20, (4, 96, 96)
             )
             (tmp_path / "in" / dose).mkdir(parents=True, exist_ok=True)
-            write_volume(Volume(images.astype(np.int16), Geometry()), tmp_path / "in" / dose / f"{patient}.nrrd")
+            write_image(Volume(images.astype(np.int16), Geometry()), tmp_path / "in" / dose / f"{patient}.nrrd")
     command = ["prepare", "paired", str(tmp_path / "in"), str(tmp_path / "out"), "--json"]
     assert cli.main(command, [add_commands]) == 2
     message = json.loads(capsys.readouterr().out.splitlines()[-1])["message"]

@@ -13,7 +13,7 @@ from ct_folder_fixtures import arrays_of, assert_holds, mayo_2020_tree, some_pai
 from dicom_fixtures import make_ct_series
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.io.image_files import write_volume
+from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Geometry, Volume
 from ASCONDenoiseLib.physics.calibration import CalibrationError
 from ASCONDenoiseLib.physics.settings import KERNELS, Kernel
@@ -40,7 +40,7 @@ def normal_dose_tree(root: Path, names=("a", "b", "c")) -> dict[str, np.ndarray]
             make_ct_series(root / name / "study" / "series", voxels_hu=volumes[name], padding=-1000)
         else:
             root.mkdir(exist_ok=True)
-            write_volume(Volume(volumes[name], Geometry((0.7, 0.7, 3.0), (0, 0, 0))), root / f"{name}.nii.gz")
+            write_image(Volume(volumes[name], Geometry((0.7, 0.7, 3.0), (0, 0, 0))), root / f"{name}.nii.gz")
     return volumes
 
 
@@ -148,8 +148,8 @@ def test_a_phantom_goes_through_the_real_physics(tmp_path):
 
 def test_volumes_that_cannot_be_simulated_are_left_out_and_named(tmp_path):
     normal_dose_tree(tmp_path / "in", "abc")
-    write_volume(Volume(np.full((1, 8, 8), -5, np.int16), Geometry()), tmp_path / "in/blank.mha")
-    write_volume(Volume(np.full((1, 8, 8), 7, np.int16), Geometry()), tmp_path / "in/notHU.mha")
+    write_image(Volume(np.full((1, 8, 8), -5, np.int16), Geometry()), tmp_path / "in/blank.mha")
+    write_image(Volume(np.full((1, 8, 8), 7, np.int16), Geometry()), tmp_path / "in/notHU.mha")
     (tmp_path / "in/broken.nrrd").write_bytes(b"NRRD")
     calls, log = [], []
 
