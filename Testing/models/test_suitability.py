@@ -17,6 +17,7 @@ from ASCONDenoiseLib.physics.phantoms import abdomen, chest
 
 MM = (0.7, 0.7, 3.0)
 CT = {"modality": "CT", "kernel": "STANDARD", "body_part": "ABDOMEN", "name": "3: Abdomen 3 mm"}
+SHIFTS = {"contrast medium": -9.4, "soft tissue": -6.3}
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,16 @@ def a_body() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def the_card() -> ModelCard:
-    """Of the shipped model, whose scope is known."""
-    return load_card(find_model())
+    """Of the shipped model, as if it were one of few slices, kernels and parts of the body."""
+    scope = Scope((2.5, 10.0), (0.1, 0.5), ("GE STANDARD",), False, SHIFTS, ("chest", "abdomen", "pelvis"))
+    return replace(load_card(find_model()), scope=scope)
+
+
+def test_the_shipped_models_say_what_they_have_seen(a_body):
+    for name in ("best", "fast"):
+        scope = load_card(find_model(name)).scope
+        assert scope.slice_mm and scope.doses and scope.kernels and scope.body_parts and scope.sharp_kernels is False
+        assert warnings(a_body, MM, CT, load_card(find_model(name))) == []
 
 
 def test_nothing_is_said_of_a_ct(a_body, the_card):

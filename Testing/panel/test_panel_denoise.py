@@ -219,7 +219,7 @@ def noise_hu(voxels) -> float:
 
 class StrengthTest(PanelTestCase):
     def test_presets(self):
-        for button, percent in ((self.ui.mildButton, 50), (self.ui.standardButton, 75), (self.ui.strongButton, 100)):
+        for button, percent in ((self.ui.mildButton, 50), (self.ui.mediumButton, 75), (self.ui.fullButton, 100)):
             button.click()
             self.assertEqual(self.ui.strengthSlider.value, percent)
             self.assertEqual(self.choices.strength, percent)

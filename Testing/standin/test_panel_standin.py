@@ -34,7 +34,7 @@ def test_without_main_window_and_without_torch_in_slicers_process():
     done = run_child("without_main_window.py")
     assert done.returncode == 0, done.stderr
     denoised, compared, last = done.stdout.splitlines()[-3:]
-    assert denoised.startswith("Done: ") and denoised.endswith(" s, strength 75\N{NO-BREAK SPACE}%")
+    assert denoised.startswith("Done: ") and denoised.endswith(" s, strength 100\N{NO-BREAK SPACE}%")
     assert "without its main window" in compared
     assert last == "False []"
 

@@ -17,8 +17,8 @@ from ASCONDenoiseLib.imaging.output_rule import check_strength
 DEFAULT_STRENGTH = 1.0
 """Of command and library, where nobody chooses."""
 
-PANEL_STRENGTH_PERCENT = 75.0
-"""Of the panel, until the user moves the slider."""
+PANEL_STRENGTH_PERCENT = 100.0
+"""Of the panel, until the user moves the slider: the error is least and a disc seen best there, see docs/model.md."""
 
 TARGETS = ("all", "half-noise", "normal-dose")
 """What a strength may be chosen for: all the noise that was found, half of the noise, the noise of the normal dose."""

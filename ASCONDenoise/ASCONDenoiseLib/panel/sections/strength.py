@@ -9,7 +9,7 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.strength import Target
 from ASCONDenoiseLib.panel.context import PanelContext
 
-PRESETS = {"mild": 50, "standard": 75, "strong": 100}
+PRESETS = {"mild": 50, "medium": 75, "full": 100}
 """Strength in percent."""
 
 TARGETS = {"halfNoise": "half-noise", "normalDose": "normal-dose"}
