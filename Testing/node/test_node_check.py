@@ -167,7 +167,7 @@ def test_init_check_and_what_a_newcomer_reads(tmp_path, capsys):
     assert cli.main(["node", "init", str(file)]) == 2
     assert "is there already" in capsys.readouterr().err
     port = free_port()
-    text = file.read_text().replace('# model = "ascon-esaunet-v0.2"', 'model = "none"')
+    text = file.read_text().replace('# model = "ascon-esaunet-v0.3"', 'model = "none"')
     text = text.replace("192.168.4.10", "127.0.0.1").replace("port = 104", f"port = {port}")
     file.write_text(text)
     assert cli.main(["node", "check", "--config", str(file)]) == 1

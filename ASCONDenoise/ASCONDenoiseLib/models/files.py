@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "ascon-esaunet-v0.2"
+DEFAULT_MODEL = "ascon-esaunet-v0.3"
 """Name of the shipped model that is used where none is chosen."""
 
 DEFAULT_MODEL_ALIAS = "ascon-default"

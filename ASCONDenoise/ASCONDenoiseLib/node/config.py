@@ -352,7 +352,7 @@ modality = "CT"
 body_part = "*ABDOMEN*"
 thickness_mm = [0.5, 3.0]
 strength = 0.7              # 0 to 1
-# model = "ascon-esaunet-v0.2"   # name or file; default: the default model
+# model = "ascon-esaunet-v0.3"   # name or file; default: the default model
 # send_to = ["pacs"]        # default: all destinations
 
 [page]

@@ -28,9 +28,11 @@ _PAPER = TrainConfig(
 _OPTIMIZER = OptimizerConfig(6e-4, 1e-6, (0.9, 0.99), 1e-9, per_epoch=False, warm_up=0.03, gradient_clip=1.0)
 
 # For models that ship: the whole objective on what the product makes of the network, for many doses and kernels, with
-# lesions, with images that grow. For simulated sets.
+# lesions, with images that grow. For simulated sets. ESAU-Net as a residual on folded pixels: ahead of the paper's form
+# in equal time, at a quarter of its cost in use.
 _PRODUCT = TrainConfig(
     "product",
+    network_settings={"residual": True, "fold": 2},
     loss=LossConfig(
         mse_weight=1000.0,
         ssim_weight=1.0,
@@ -158,6 +160,7 @@ _ALL = (
     # The whole objective in minutes, on phantoms and two processor cores: it shows that everything works, no more.
     TrainConfig(
         "smoke",
+        network_settings={"residual": True, "fold": 2, "channels": 16},
         mac=MACConfig(global_queries=8, local_queries=64),
         loss=LossConfig(mse_weight=1000.0, ssim_weight=1.0, mac_weight=0.005),
         optimizer=replace(_OPTIMIZER, warm_up=0.05),

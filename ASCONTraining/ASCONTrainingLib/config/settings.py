@@ -327,9 +327,13 @@ class TrainConfig:
     def changed(self, settings: Mapping[str, Any]) -> TrainConfig:
         """A copy with other values, named like "batch" or "mac.use_local"; texts are read as JSON where they can be.
 
+        Another network has its published form, unless its settings are among the values.
+
         Raises InputError for a name that does not exist or a value that it cannot have.
         """
         values = self.to_dict()
+        if settings.get("network", self.network) != self.network:
+            values["network_settings"] = {}
         for name, value in settings.items():
             *parents, last = name.split(".")
             place: Any = values

@@ -93,7 +93,7 @@ class SmallCritic(nn.Sequential):
 def small_methods(monkeypatch):
     """Networks and critics of Table 1 that take milliseconds; objectives and settings are as they are."""
     for name in ("unet", "red_cnn", "edcnn", "esau_net", "wgan_vgg"):
-        monkeypatch.setitem(ARCHITECTURES, name, Tiny)
+        monkeypatch.setitem(ARCHITECTURES, name, lambda **_settings: Tiny())
     monkeypatch.setitem(ARCHITECTURES, "cncl", TinyContentAndNoise)
     monkeypatch.setattr(du_gan, "WIDTH", 4)
     monkeypatch.setattr(du_gan, "WIDEST", 32)

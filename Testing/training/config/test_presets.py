@@ -149,3 +149,11 @@ def test_the_critic_of_wgan_vgg_gets_images_that_it_can_take():
 def test_a_peer_of_the_product_is_the_preset_of_its_name():
     assert all(PRESETS[name] == peer(name, PRESETS["product"]) for name in PEERS)
     assert peer("unet", PRESETS["smoke"]).preset == "unet-smoke"
+
+
+def test_another_network_has_its_published_form_unless_settings_are_given():
+    product = PRESETS["product"]
+    assert product.changed({"batch": 2}).network_settings == product.network_settings != {}
+    assert product.changed({"network": "esau_net"}).network_settings == product.network_settings
+    assert product.changed({"network": "unet"}).network_settings == {}
+    assert product.changed({"network": "unet", "network_settings": '{"width": 8}'}).network_settings == {"width": 8}
