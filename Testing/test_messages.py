@@ -111,7 +111,10 @@ def test_card_shows_everything_and_runs_no_markup():
 
 
 def test_a_card_shows_what_is_known_of_its_scope():
-    card = load_card(find_model())
+    kernels = ("GE STANDARD", "Siemens B40f", "Toshiba FC13", "Philips B")
+    shifts = {"contrast medium": -9.4, "soft tissue": -6.3}
+    scope = Scope((2.5, 10.0), (0.1, 0.5), kernels, False, shifts, ("chest", "abdomen", "pelvis"))
+    card = replace(load_card(find_model()), scope=scope)
     lines = [
         "slices of 2.5 to 10 mm",
         "0.1 to 0.5 of the normal dose",
