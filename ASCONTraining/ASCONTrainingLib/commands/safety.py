@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from ASCONDenoiseLib.commands.arguments import add_command
 from ASCONDenoiseLib.commands.console import Console
@@ -19,10 +20,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     )
     add_model_arguments(parser)
     add = parser.add_argument
-    add("--realisations", metavar="N", type=int, default=50, help="of the noise for each kind of lesion (default: 50)")
-    add("--doses", metavar="D", type=float, nargs="+", default=[0.10, 0.25, 0.50], help="of the lesions")
-    add("--diameters", metavar="MM", type=float, nargs="+", default=[5.0, 10.0, 15.0, 20.0], help="of the lesions")
-    add("--edges-dose", metavar="D", type=float, default=0.25, help="of the cylinder whose edges are measured (0.25)")
+    add("--realisations", metavar="N", type=int, help="of the noise for each kind of lesion (default: 50; quick: 10)")
+    add("--doses", metavar="D", type=float, nargs="+", help="of the lesions (default: 0.1 0.25 0.5; quick: 0.25)")
+    add("--diameters", metavar="MM", type=float, nargs="+", help="of the lesions (default: 5 10 15 20; quick: 5 15)")
+    add("--edges-dose", metavar="D", type=float, help="of the cylinder whose edges are measured (default: 0.25)")
     add("--quick", action="store_true", help="few lesions and realisations: minutes instead of hours")
 
 
@@ -32,13 +33,16 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     from ASCONTrainingLib.evaluation.volumes import check_unseen, volume_pairs
 
     candidates = load_models(args)
-    settings = safety_settings.SafetySettings(
-        realisations=args.realisations,
-        doses=tuple(args.doses),
-        diameters_mm=tuple(args.diameters),
-        cylinder_dose=args.edges_dose,
+    asked = {
+        "realisations": args.realisations,
+        "doses": args.doses and tuple(args.doses),
+        "diameters_mm": args.diameters and tuple(args.diameters),
+        "cylinder_dose": args.edges_dose,
+    }
+    settings = replace(
+        safety_settings.QUICK if args.quick else safety_settings.EVERYTHING,
+        **{name: value for name, value in asked.items() if value is not None},
     )
-    settings = safety_settings.quick(settings) if args.quick else settings
     slices = EvaluationSet(args.data, args.split, every=args.every)
     for warning in check_unseen(candidates, slices, args.allow_seen):
         console.note(warning)
