@@ -175,6 +175,7 @@ def test_nothing_rings_where_the_scan_circle_cuts_the_body(padding_hu, monkeypat
     result = denoise(volume, network, precision="fp32", device="cpu").voxels
     assert (result[:, depth_px < 0] == padding_hu).all()
     border = error_sd(0, 2)
+    assert border < 1.2 * error_sd(10, 90)
     monkeypatch.setattr(inference, "continued", lambda x, padding: x)
     assert error_sd(0, 2) > 1.1 * border  # with the padding as it is
 
