@@ -72,9 +72,9 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--series", metavar="UID", help="of a DICOM folder that holds several series")
 
 
-def add_model(parser: argparse._ActionsContainer) -> None:
-    """Add --model."""
-    help_text = "fast, best, a name of `ascon models list`, or a file (default: best)"
+def add_model(parser: argparse._ActionsContainer, default: str = "best") -> None:
+    """Add --model; `default` says in its help which one is taken without it."""
+    help_text = f"fast, best, a name of `ascon models list`, or a file (default: {default})"
     parser.add_argument("--model", metavar="NAME|FILE", help=help_text)
 
 

@@ -18,6 +18,7 @@ from ASCONDenoiseLib.commands.arguments import (
 )
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import Failure, InputError
+from ASCONDenoiseLib.requirements import BATCH
 
 if TYPE_CHECKING:
     from ASCONDenoiseLib.batch.work import Row
@@ -50,7 +51,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     try:
         import distributed  # noqa: F401
     except ImportError as error:
-        raise InputError(f"The package {error.name} is missing: pip install 'ascon-slicer[batch]'.") from None
+        raise InputError(f"The package {error.name} is missing: pip install {' '.join(map(repr, BATCH))}.") from None
     from ASCONDenoiseLib.batch.run import BatchSettings, run_batch
     from ASCONDenoiseLib.batch.table import CSV, HTML, counted
     from ASCONDenoiseLib.node.config import read_rules

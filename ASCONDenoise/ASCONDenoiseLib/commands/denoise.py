@@ -52,7 +52,7 @@ def add(subparsers: Subparsers) -> None:
         help=".nrrd, .nii, .nii.gz or .mha file (a .json beside it says how it was made); any other name is a new "
         "folder for a derived DICOM series",
     )
-    add_model(parser)
+    add_model(parser, "best; for 60 slices and more without a GPU fast")
     parser.add_argument(
         "--strength",
         metavar="S",

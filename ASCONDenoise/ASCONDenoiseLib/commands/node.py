@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ASCONDenoiseLib.commands.arguments import Subparsers, add_command, to_path
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import Failure, InputError
+from ASCONDenoiseLib.requirements import NODE
 
 if TYPE_CHECKING:
     from ASCONDenoiseLib.node.config import NodeConfig
@@ -135,7 +136,7 @@ def _read(path: Path) -> NodeConfig:
         import prometheus_client  # noqa: F401
         import pynetdicom  # noqa: F401
     except ImportError as error:
-        raise InputError(f"The package {error.name} is missing: pip install 'ascon-slicer[node]'.") from None
+        raise InputError(f"The package {error.name} is missing: pip install {' '.join(map(repr, NODE))}.") from None
     from ASCONDenoiseLib.node.config import read_config
 
     return read_config(path)

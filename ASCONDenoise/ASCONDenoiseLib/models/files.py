@@ -43,7 +43,7 @@ AUTOMATIC_FAST = True
 """Whether the automatic choice may take the fast model: only while `ascon safety` finds it within all bounds."""
 
 MANY_SLICES = 60
-"""From so many slices on, the automatic choice takes the fast model where there is no GPU: the other needs minutes."""
+"""From so many slices on, the automatic choice takes the fast model where there is no GPU: a third of the time."""
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header that the safetensors format allows."""
@@ -137,7 +137,7 @@ def choose_model(name: str | Path | None, slices: int, on_gpu: Callable[[], bool
     if AUTOMATIC_FAST and name is None and fast is not None and slices >= MANY_SLICES and not on_gpu():
         return fast, (
             f"The fast model was taken, since the volume has {slices} slices and there is no GPU. The other one takes "
-            "minutes: choose it by name, or as best."
+            "about three times as long: choose it by name, or as best."
         )
     return path, ""
 
