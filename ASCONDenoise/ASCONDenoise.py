@@ -65,7 +65,7 @@ Please cite this paper. The software was written anew from it.
 
 
 def onStartupCompleted() -> None:
-    """Adds "ASCON: low-dose abdomen" to the module Sample Data, and the layouts that a scene may be saved with."""
+    """Adds ASCON's samples to the module Sample Data, and the layouts that a scene may be saved with."""
     sample_data.register()
     registerLayouts()
 

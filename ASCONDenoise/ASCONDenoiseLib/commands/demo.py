@@ -52,7 +52,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     network, card = load_network(network_file)
     logger.info("model %s %s, sha256 %s", card.name, card.version, card.sha256)
     if args.input is None:
-        console.note("preparing two real slices and two phantoms ...")
+        console.note("preparing two real slices and three phantoms ...")
     scans = demo_scans.default_scans() if args.input is None else [demo_scans.own_scan(args.input, args.series)]
     if args.input is not None:
         say_warnings(console, scans[0].ndct, scans[0].title, card)

@@ -1,4 +1,4 @@
-"""The scans of the demonstration: two real slices that come with pydicom, two phantoms, or one's own scan."""
+"""The scans of the demonstration: two real slices that come with pydicom, three phantoms, or one's own scan."""
 
 from __future__ import annotations
 
