@@ -77,8 +77,9 @@ def lesion_points(
 ) -> tuple[LesionPoint, ...]:
     """Measure the contrast kept by each kind of lesion at each dose.
 
-    Each round adds a lesion to every flat place of a slice, and another noise. The next round gives each place the next
-    kind of lesion, so all kinds see all places. Noise at all doses is that of the lowest one, scaled.
+    Each round adds a lesion to every flat place of a slice, and another noise. Kinds of lesions take turns, and places
+    are shuffled in each round, so that a kind is not always at the same places. Noise at all doses is that of the
+    lowest one, scaled.
 
     Args:
         denoise: what is measured.
@@ -113,10 +114,11 @@ def lesion_points(
         ndct, spacing_mm = pair.ndct_hu[s], pair.spacing_mm
         noise = _noise(ndct, spacing_mm, replace(scanner, seed=settings.seed + 100 + number), rounds)
         for dose in settings.doses:
+            shuffled = np.random.default_rng((settings.seed, number))  # alike at all doses
             plain = ndct.astype(np.float32) + noise * noise_factor(min(settings.doses), dose)
             with_lesions, placed = plain.copy(), []
             for k in range(rounds):
-                for i, place in enumerate(places):
+                for i, place in enumerate(shuffled.permutation(places)):
                     contrast, diameter = kinds[(first + k * len(places) + i) % len(kinds)]
                     part, shape = _part(place, diameter, spacing_mm, max(settings.diameters_mm))
                     with_lesions[(k, *part)] += contrast * shape

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.physics.settings import DoseSettings
+
+DIAMETERS_MM = (2.0, 20.0)
+"""Smallest and largest lesion: two pixels of the cylinder, and what has room in it often enough for an observer."""
+
 
 @dataclass(frozen=True)
 class SafetySettings:
@@ -30,6 +36,17 @@ class SafetySettings:
     cylinder_dose: float = 0.25
     views: int = 984
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for dose in (*self.doses, self.cylinder_dose):
+            DoseSettings(dose)  # which says what is wrong with it
+        if min(self.doses) == 1:
+            raise InputError("Lesions are measured at low doses: one of them must be below 1, the normal dose.")
+        low, high = DIAMETERS_MM
+        if wrong := [diameter for diameter in self.diameters_mm if not low <= diameter <= high]:
+            raise InputError(f"Lesions of {low:g} to {high:g} mm can be measured; got {wrong[0]:g} mm.")
+        if self.realisations < 1:
+            raise InputError(f"One realisation of the noise or more is needed; got {self.realisations}.")
 
 
 EVERYTHING = SafetySettings()

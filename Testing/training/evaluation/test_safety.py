@@ -90,6 +90,27 @@ def test_the_snr_is_that_of_white_noise_by_formula(monkeypatch):
         assert point.snr == pytest.approx(wanted, rel=0.1), point
 
 
+def test_each_kind_of_lesion_is_at_all_places(monkeypatch):
+    """As many kinds as places, at one of which all contrast is lost: no kind is always there, and none never."""
+
+    def noise(ndct, spacing_mm, scanner, count):
+        return np.random.default_rng(0).normal(0, 1, (count, *ndct.shape)).astype(np.float32)
+
+    def lost_in_a_corner(volume, _):
+        volume = volume.copy()
+        volume[:, :20, :20] = 60
+        return volume
+
+    monkeypatch.setattr(lesions, "_noise", noise)
+    monkeypatch.setattr(lesions, "calibrate", lambda voxels, *_: (np.ones(len(voxels)), KERNELS["standard"]))
+    flat = np.full((1, 64, 64), 60, np.int16)
+    settings = replace(TINY_SAFETY, doses=(0.5,), realisations=12)
+    points = lesions.lesion_points(lost_in_a_corner, [VolumePair("flat", flat, flat, (1.0, 1.0, 3.0))], settings)
+    assert len(points) == 4 and [point.count for point in points] == [12] * 4
+    assert np.mean([point.kept for point in points]) == pytest.approx(3 / 4)
+    assert all(0.4 < point.kept < 0.95 for point in points), points
+
+
 def test_lesions_lie_in_flat_tissue_with_room_and_never_touch():
     image = np.full((120, 120), -100, np.int16)
     image[10:70, 10:110] = 60
