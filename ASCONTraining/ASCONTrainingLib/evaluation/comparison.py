@@ -37,6 +37,8 @@ UNKNOWN_NOISE_HU = 40.0
 """Taken for the filters' settings where a volume has no flat soft tissue to measure its noise in."""
 PHANTOM_SEED = 10_000
 """First seed of the phantoms with lesions; sets take theirs from 0 on."""
+LEAST_SIDE = 64
+"""Pixels: of phantoms with fewer a lesion is no more than two wide."""
 LESION_PHOTONS = 6e5
 """Per ray at normal dose, in the phantoms with lesions: some 16 HU of noise in the liver."""
 
@@ -65,6 +67,10 @@ class ComparisonSettings:
     phantom_dose: float = 0.25
     allow_seen: bool = False
 
+    def __post_init__(self) -> None:
+        if self.phantom_side < LEAST_SIDE:
+            raise InputError(f"Phantoms have {LEAST_SIDE} pixels a side or more; got {self.phantom_side}.")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -75,12 +81,14 @@ class Method:
         kind: "model", "filter" or "none" (the LDCT itself).
         run: from LDCT (S, H, W) to its output; None for a filter, which is tuned on each volume first.
         note: the name on a model's card.
+        timed: as in Candidate.
     """
 
     name: str
     kind: str
     run: Denoise | None = None
     note: str = ""
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ class MethodResult:
         edges: of all volumes, width in the NDCT and in the output [mm], contrast; those of FAINT_EDGES_HU.
         structure: for each volume, correlation of what was removed with the NDCT's gradient.
         cnr: of each lesion of the phantoms.
-        seconds: of all slices, without tuning.
+        seconds: of all slices, without tuning; nan where it was not timed.
         settings: of a filter, one for each volume.
     """
 
@@ -182,7 +190,7 @@ class MethodResult:
             "hu_shift": self.shift_hu(),
             "residual_structure": _finite(mean_or_nan(self.structure)),
             "cnr": _finite(mean_or_nan(self.cnr)),
-            "seconds_per_slice": self.seconds / len(self.rows),
+            "seconds_per_slice": _finite(self.seconds / len(self.rows)),
             "settings": self.settings,
             "slices": [_all_finite(row.to_dict()) for row in self.rows],
             "soft_tissue_slices": [_all_finite(row.to_dict()) for row in self.soft_rows],
@@ -261,7 +269,7 @@ def compare(
         say(warning)
     empty = dict(not_run or {})
     methods = [Method(LDCT, "none", lambda ldct, _: ldct)]
-    methods += [Method(name, "model", c.run, c.note) for name, c in candidates.items()]
+    methods += [Method(name, "model", c.run, c.note, c.timed) for name, c in candidates.items()]
     if settings.classical:
         names = [name for name in filters.candidates(UNKNOWN_NOISE_HU) if settings.bm3d or name != filters.BM3D]
         methods += [Method(name, "filter") for name in names]
@@ -303,7 +311,7 @@ def _measure_volume(
     probe, ldct_response = find_probe(volume), None
     for method, run, output, seconds, setting in _outputs(methods, ndct, ldct, spacing_mm):
         result = results[method.name]
-        result.seconds += seconds
+        result.seconds += seconds if method.timed else math.nan
         result.settings += [setting] if setting else []
         result.rows += _slice_rows(volume, output, metrics.PAPER)
         result.soft_rows += _slice_rows(volume, output, metrics.ABDOMEN)

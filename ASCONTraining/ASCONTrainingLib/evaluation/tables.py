@@ -69,7 +69,7 @@ def _cells(method: MethodResult) -> tuple[str, ...]:
         _number(method.noise_reduction_percent(), ".0f", " %"),
         _number(mean_or_nan(method.structure), ".3f"),
         _number(mean_or_nan(method.cnr), ".2f"),
-        f"{method.seconds / len(method.rows):.2f}" if method.kind != "none" else "-",
+        _number(method.seconds / len(method.rows), ".2f") if method.kind != "none" else "-",
     )
 
 

@@ -30,11 +30,13 @@ class Candidate:
         run: the denoiser.
         card: of a model of ours; None for a method of somebody else's.
         note: what it is.
+        timed: False where another row has run it already, so that its time would say nothing.
     """
 
     run: Denoise
     card: ModelCard | None = None
     note: str = ""
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def at_strengths(candidates: Mapping[str, Candidate], percents: Sequence[float])
         percents: 0 to 100.
 
     Returns:
-        "NAME" at 100 %, "NAME, 75 %" at others; all strengths of one after the other.
+        "NAME" at 100 %, "NAME, 75 %" at others; all strengths of one after the other. The first is timed.
 
     Raises:
         InputError: a strength is not in 0..100.
@@ -102,10 +104,10 @@ def at_strengths(candidates: Mapping[str, Candidate], percents: Sequence[float])
     found = {}
     for name, candidate in candidates.items():
         full = _remembering(candidate.run)
-        for percent in percents:
+        for number, percent in enumerate(dict.fromkeys(percents)):
             run = full if percent == 100 else weaker(full, percent / 100)
             title = name if percent == 100 else f"{name}, {percent:g} %"
-            found[title] = replace(candidate, run=run)
+            found[title] = replace(candidate, run=run, timed=number == 0)
     return found
 
 

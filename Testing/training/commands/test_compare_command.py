@@ -54,6 +54,9 @@ def test_a_row_for_each_strength(a_set, a_model, tmp_path, capsys):
     saved = json.loads((out / "comparison.json").read_text())["methods"]
     assert [method["name"] for method in saved] == ["LDCT", "smooth, 0 %", "smooth"]
     assert saved[1]["psnr_db"] == saved[0]["psnr_db"] != saved[2]["psnr_db"]
+    assert saved[1]["seconds_per_slice"] > 0 and saved[2]["seconds_per_slice"] is None  # it ran once
+    lines = (out / "comparison.txt").read_text().splitlines()
+    assert next(line for line in lines if line.startswith("smooth ")).split()[-1] == "-"
     assert run(*arguments[:3], "--strengths", 120, *arguments[6:8], "--out", tmp_path / "other") == 2
     assert "Strength is a number from 0 to 1" in capsys.readouterr().err
 
@@ -117,6 +120,7 @@ def test_a_label_that_cannot_be_is_refused(labels, sentence, a_set, a_model, tmp
     [
         (("--not-run", "WGAN-VGG"), "--not-run takes NAME=REASON"),
         (("--every", "0"), "--every takes 1 or more"),
+        (("--phantom-side", "0"), "have 64 pixels a side or more; got 0"),
         (("--device", "abacus"), "There is no device"),
         (("--data", "nowhere"), "holds no index.json"),
     ],
