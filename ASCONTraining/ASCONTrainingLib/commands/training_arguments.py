@@ -96,7 +96,7 @@ def chosen_training(
         data = args.out / DATA
         if may_make_data or not data.exists():
             _make_phantoms(data, console)
-    elif source is None and config.doses and "doses" not in changes:
+    elif source is None and config.doses and not {"doses", "noise_hu"} & changes.keys():
         config = _without_doses_where_measured(config, data, console)
     return config, data
 

@@ -119,6 +119,8 @@ def dry_run(config: TrainConfig, data: Path, run: Path, *, device: str = "auto")
     try:
         index, stages = open_stages(config, data, processes)
         state = TrainingState(config, processes)
+        if config.initial is not None:
+            state.begin_with(config.initial)
         times = _stage_times(config, stages, state)
         slices = validation.slices_of(data, index).get("validation")
         validation_s = 0.0

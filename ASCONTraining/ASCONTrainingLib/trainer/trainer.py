@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -238,7 +239,7 @@ class _Training:
 
     def _epoch(self) -> None:
         """The steps of an epoch, or what is left of them; the budget may end it early."""
-        state, saved_s, sums, count = self.state, self.state.used_s, dict[str, float](), 0
+        state, saved_s, since = self.state, self.state.used_s, defaultdict[str, list[float]](list)
         if state.epoch_step == 0:
             state.stage = stage_at(self.stages, self._fraction_done())
         ended = False
@@ -247,11 +248,12 @@ class _Training:
             interrupted, state.used_s = self.processes.largest(float(self.interrupted.is_set()), self.clock.used_s)
             self._tell_progress(losses)
             ended = state.epoch_step == 0 or self._fraction_done() >= 1
-            sums, count = {name: sums.get(name, 0.0) + value for name, value in losses.items()}, count + 1
+            for loss, value in losses.items():
+                since[loss].append(value)
             if ended or state.step % LOG_EVERY == 0:
-                means = self.processes.mean(*(value / count for value in sums.values()))
-                self._log_losses(dict(zip(sums, means, strict=True)))
-                sums, count = {}, 0
+                means = self.processes.mean(*(sum(values) / len(values) for values in since.values()))
+                self._log_losses(dict(zip(since, means, strict=True)))
+                since.clear()
             if interrupted:
                 self._stop(together=True)
             self._validate_if_due()

@@ -88,6 +88,8 @@ def test_doses_of_a_preset_are_left_out_where_pairs_are_measured(measured_pairs,
     command = ["train", "--preset", "pixel", "--data", measured_pairs, "--out", tmp_path / "run", *TINY, *SHORT]
     assert ascon(*command, "--set", "doses=[0.1, 0.5]") == 2
     assert "holds measured pairs, whose dose is what it is: set doses to null" in capsys.readouterr().err
+    assert ascon(*command, "--set", "noise_hu=[2, 80]") == 2  # which is of these doses
+    assert "holds measured pairs, whose dose is what it is: set doses to null" in capsys.readouterr().err
     assert ascon(*command) == 0
     assert "doses is null, not [0.17, 0.38]" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["doses"] is None

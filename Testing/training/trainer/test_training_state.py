@@ -27,6 +27,7 @@ from ASCONTrainingLib.data.training_set import TrainingSet
 from ASCONTrainingLib.method.perceptual import VGG19
 from ASCONTrainingLib.trainer import trainer, training_state
 from ASCONTrainingLib.trainer.distributed import Processes
+from ASCONTrainingLib.trainer.dry_run import dry_run
 from ASCONTrainingLib.trainer.run_folder import load_checkpoint, save_checkpoint
 from ASCONTrainingLib.trainer.trainer import fit
 from ASCONTrainingLib.trainer.training_state import TrainingState, slow_mac_net
@@ -100,6 +101,18 @@ def test_a_loss_that_comes_later_comes_at_its_share(a_set, tmp_path, monkeypatch
     assert ["local_mean" in row for row in rows(tmp_path / "run", "learning_rate")] == [False] * 3 + [True] * 3
 
 
+def test_the_log_has_the_mean_of_a_loss_over_the_steps_that_had_it(a_set, tmp_path, monkeypatch):
+    loss = LossConfig(mse_weight=1.0, ssim_weight=0.0, local_mean_weight=1.0, local_mean_from=0.5)
+    config = tiny_config(loss=loss, epochs=1, steps_per_epoch=6)
+    fit(config, a_set, tmp_path / "together", device=CPU)
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    fit(config, a_set, tmp_path / "apart", device=CPU)
+    (together,) = rows(tmp_path / "together", "local_mean")
+    apart = rows(tmp_path / "apart", "mse")
+    assert together["mse"] == pytest.approx(np.mean([row["mse"] for row in apart]))
+    assert together["local_mean"] == pytest.approx(np.mean([row["local_mean"] for row in apart[3:]]))
+
+
 def test_average_is_that_of_the_formula(a_set, tmp_path):
     """mean = keep * mean + (1 - keep) * weights, keep rising to `ema` over the first steps."""
     config = tiny_config(ema=0.3)
@@ -137,6 +150,8 @@ def test_training_may_begin_with_a_model(a_set, tmp_path):
     }
     with pytest.raises(InputError, match="is of the network tiny"):
         fit(replace(config, network="esau_net"), a_set, tmp_path / "third", device=CPU)
+    with pytest.raises(InputError, match="is of the network tiny"):
+        dry_run(replace(config, network="esau_net"), a_set, tmp_path / "third", device=CPU)
     assert not (tmp_path / "third").exists()
 
 
