@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import fftconvolve
 
+from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.detectability import cho
 from ASCONDenoiseLib.imaging.edges import circular_edge_width_mm
+from ASCONDenoiseLib.imaging.noise import Spacing
 from ASCONDenoiseLib.physics.cylinder import Insert, cylinder, standard_inserts
 from ASCONDenoiseLib.physics.dose import scan
 from ASCONDenoiseLib.physics.phantom_volume import Phantom
@@ -74,7 +76,10 @@ def _low_dose(phantom: Phantom, settings: SafetySettings, seed: int) -> np.ndarr
 
 
 def cylinder_edges(denoise: Denoise, settings: SafetySettings) -> list[Edge | None]:
-    """The edge of each insert in the mean output of all realisations, against that in the mean of the same LDCT."""
+    """The edge of each insert in the mean output of all realisations, against that in the mean of the same LDCT.
+
+    None for an insert that noise hides in the LDCT already.
+    """
     inserts = [insert for insert in standard_inserts() if not insert.texture_sd_hu]
     phantom = _cylinder(settings, tuple(inserts))
     ldct = _low_dose(phantom, settings, settings.seed + 1)
@@ -87,15 +92,18 @@ def cylinder_edges(denoise: Denoise, settings: SafetySettings) -> list[Edge | No
             middle + insert.distance_mm * math.sin(angle) / pixel,
             middle + insert.distance_mm * math.cos(angle) / pixel,
         )
-        try:
-            widths = [
-                circular_edge_width_mm(image, phantom.spacing_mm, place, insert.diameter_mm / 2) for image in means
-            ]
-        except ValueError:  # lost in the noise
-            edges.append(None)
-        else:
-            edges.append(Edge(f"insert {insert.name}", insert.hu, settings.cylinder_slices, *widths))
+        before, after = (_width_mm(image, phantom.spacing_mm, place, insert.diameter_mm / 2) for image in means)
+        where, count = f"insert {insert.name}", settings.cylinder_slices
+        edges.append(None if before is None else Edge(where, insert.hu, count, before, after))
     return edges
+
+
+def _width_mm(image: np.ndarray, spacing_mm: Spacing, place: tuple[float, float], radius_mm: float) -> float | None:
+    """Of the edge of an insert; None where it is lost."""
+    try:
+        return circular_edge_width_mm(image, spacing_mm, place, radius_mm)
+    except InputError:
+        return None
 
 
 def pure_noise_structure(denoise: Denoise, settings: SafetySettings) -> tuple[tuple[PureNoise, ...], float]:

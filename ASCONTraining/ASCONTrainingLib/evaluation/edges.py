@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,18 +32,19 @@ class Edge:
         contrast_hu: of the edge; in patients the median.
         count: fits in patients, of whose widths these are the medians; realisations of the cylinder, fitted once.
         reference_mm: width in the NDCT, or in the mean of the cylinder's LDCT.
-        output_mm: width in the output.
+        output_mm: width in the output; None where the edge is lost, or wider than its surroundings.
     """
 
     where: str
     contrast_hu: float
     count: int
     reference_mm: float
-    output_mm: float
+    output_mm: float | None
 
     @property
     def ratio(self) -> float:
-        return self.output_mm / self.reference_mm
+        """Output over reference; infinite where the edge is lost."""
+        return math.inf if self.output_mm is None else self.output_mm / self.reference_mm
 
 
 def patient_edges(

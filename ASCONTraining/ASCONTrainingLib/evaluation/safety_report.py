@@ -42,7 +42,9 @@ def _text_of_one(safety: Safety) -> str:
     shifts = ", ".join(f"{s.tissue} {s.shift_hu:+.2f}" for s in safety.shifts)
     lines.append(f"  mean HU shift against the NDCT: {shifts or 'no tissue found'}")
     for e in safety.edges:
-        widths = f"{e.output_mm:.2f} mm against {e.reference_mm:.2f} mm, {e.ratio:.2f} times"
+        widths = f"lost, {e.reference_mm:.2f} mm wide before"
+        if e.output_mm is not None:
+            widths = f"{e.output_mm:.2f} mm against {e.reference_mm:.2f} mm, {e.ratio:.2f} times"
         lines.append(f"  edge, {e.where} ({e.contrast_hu:+.0f} HU, {e.count}): {widths}")
     if safety.residual_structure is not None:
         ideal = "" if safety.ideal_structure is None else f" ({safety.ideal_structure:.3f} if only noise were removed)"

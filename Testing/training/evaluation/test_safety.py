@@ -165,6 +165,19 @@ def test_the_width_of_a_blurred_edge_is_that_of_its_gaussians(pairs):
     assert strong.output_mm == pytest.approx(math.hypot(strong.reference_mm, 2.563 * 1.5 * 1.2), rel=0.06)
 
 
+def test_an_edge_that_a_denoiser_wipes_out_is_no_edge_kept():
+    def wiped(volume, _):  # all but air, bone and much iodine
+        return np.where(np.abs(volume.mean(0)) < 250, 0.0, volume)
+
+    found = [edge for edge in cylinders.cylinder_edges(wiped, TINY_SAFETY) if edge is not None]
+    lost = {edge.where for edge in found if edge.output_mm is None}
+    assert {"insert fat", "insert iodine"} <= lost and not {"insert air", "insert bone"} & lost
+    judged = safety.Safety("wiped", (), tuple(found), (), None, None, (), 0.0)
+    assert not judged.limits_kept()["edges at most 1.1 times as wide"]
+    assert "insert fat (-100 HU, 6): lost" in safety_report.text([judged])
+    json.dumps(judged.to_dict(), allow_nan=False)
+
+
 def test_a_fixed_pattern_is_found_under_the_noise():
     pattern = 6 * np.sign(np.sin(np.arange(128)[:, None] / 4) * np.sin(np.arange(128)[None] / 4))
     _, plain = cylinders.pure_noise_structure(identity, TINY_SAFETY)
