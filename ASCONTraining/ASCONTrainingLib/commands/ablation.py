@@ -79,7 +79,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
         type=int,
         default=1,
         help="for each row try N learning rates, an odd number, each 3 times the one before, the published one in the "
-        "middle, for a third of its minutes each; the best on validation slices trains for all of them (default: 1)",
+        "middle, for a sixth of its minutes each; the best on validation slices trains for all of them (default: 1)",
     )
     add("--vgg-weights", metavar="FILE", help="VGG-19 weights, for WGAN-VGG, TSC-Net, the perceptual loss of table 2")
     add("--resnet-weights", metavar="FILE", help="ResNet-50 weights, for the perceptual loss of EDCNN")
@@ -266,7 +266,7 @@ def ablation_table(table: str, results: list[Done], base: TrainConfig) -> str:
     ]
     if searched:
         lines.append(
-            "Learning rates: of those tried for a third of the minutes each, the best on validation slices; in "
+            "Learning rates: of those tried for a sixth of the minutes each, the best on validation slices; in "
             "brackets how many times the published one it is, and how many were tried. Critics keep their own."
         )
     if table in ("1", "SYSTEMS"):

@@ -113,6 +113,9 @@ class LossConfig:
         response_weight: of the contrast and sharpness lost by lesions that are added on top.
         response_noise_weight: of the noise left that a lesion's matched filter sees, within the response.
         response_from: fraction of the training after which it counts.
+        teachers: models, names or files, that the network learns from beside the NDCT (`method.teachers`): one, or that
+            of the least error and that which keeps lesions.
+        teachers_share: of the first teacher's image in what is learnt from; the rest is the NDCT.
     """
 
     mse_weight: float = 100.0
@@ -132,6 +135,8 @@ class LossConfig:
     response_weight: float = 0.0
     response_noise_weight: float = 0.0
     response_from: float = 0.0
+    teachers: tuple[str, ...] = ()
+    teachers_share: float = 1.0
 
     def __post_init__(self) -> None:
         names = ("mse_weight", "ssim_weight", "perceptual_weight", "mac_weight", "mac_net_loss_weight")
@@ -143,6 +148,8 @@ class LossConfig:
             _require(0 <= fraction < 1, f"loss.{name}", fraction, "from 0 to below 1")
         some = self.mse_weight + self.ssim_weight + self.perceptual_weight > 0
         _require(some, "loss", "no weight of MSE, SSIM or perceptual loss", "above 0 in one of them")
+        _require(len(self.teachers) <= 2, "loss.teachers", self.teachers, "two models at most")
+        _require(0 <= self.teachers_share <= 1, "loss.teachers_share", self.teachers_share, "between 0 and 1")
         _require(self.du_gan in DU_GAN_WEIGHTS, "loss.du_gan", self.du_gan, " or ".join(DU_GAN_WEIGHTS))
         if self.perceptual_weight and self.vgg_weights is None:
             raise InputError(

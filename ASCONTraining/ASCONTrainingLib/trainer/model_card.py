@@ -62,6 +62,8 @@ def model_card(
         data.append(f"of which {phantoms} phantoms train")
     if config.initial is not None:
         data.append(f"begun with the model {Path(config.initial).stem}")
+    if config.loss.teachers:
+        data.append(f"taught by the models {' and '.join(Path(model).stem for model in config.loss.teachers)}")
     limits = ["Not tried on scanners, kernels, doses and body regions other than those of its training data."]
     if config.objective == "edcnn" and config.loss.resnet_weights is None:
         limits.insert(0, "Trained without EDCNN's perceptual loss: no file with ResNet-50 weights was named.")

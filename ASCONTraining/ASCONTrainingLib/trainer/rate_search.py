@@ -19,7 +19,7 @@ from ASCONTrainingLib.trainer.trainer import Trained
 
 APART = 3.0
 """Each rate over the one below it."""
-SHARE = 1 / 3
+SHARE = 1 / 6
 """Of a training's minutes that each trial takes."""
 TRIAL = "trial.json"
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ASCONDenoiseLib.errors import Failure, InputError, is_out_of_memory
-from ASCONDenoiseLib.models.files import find_model, load_network
+from ASCONDenoiseLib.models.card import ModelCard
+from ASCONDenoiseLib.models.files import find_model, load_network, verify
 from ASCONDenoiseLib.models.mixed_precision import mixed_dtype
 from ASCONDenoiseLib.models.networks import build
 from ASCONTrainingLib.config.settings import TrainConfig, learning_rate
@@ -50,7 +51,7 @@ class TrainingState:
         used_s: seconds of training.
         best_psnr_db: of the validations so far.
         validated_step: step of the last validation.
-        seen_before: ModelCard.scans of the model that the training began with.
+        seen_before: ModelCard.scans of the models that the training began with and learns from.
     """
 
     def __init__(self, config: TrainConfig, processes: Processes):
@@ -61,6 +62,8 @@ class TrainingState:
         self.step, self.epoch, self.epoch_step, self.stage = 0, 0, 0, 0
         self.used_s, self.best_psnr_db, self.validated_step = 0.0, -math.inf, 0
         self.seen_before: dict[str, list[str]] = {}
+        for model in config.loss.teachers:
+            self._remember(verify(find_model(model)))
         self._fraction_done = 0.0  # at the step under way
         torch.manual_seed(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -109,7 +112,12 @@ class TrainingState:
         for own in (self.network, self.average):
             if own is not None:
                 own.load_state_dict(network.state_dict())
-        self.seen_before = card.scans or {"unlisted": [card.name]}
+        self._remember(card)
+
+    def _remember(self, card: ModelCard) -> None:
+        """Scans that this model has seen are no longer unseen by the one that learns."""
+        for split, scans in (card.scans or {"unlisted": [card.name]}).items():
+            self.seen_before[split] = sorted({*self.seen_before.get(split, []), *scans})
 
     @property
     def denoiser(self) -> nn.Module:

@@ -182,7 +182,7 @@ def test_an_equal_search_of_rates_comes_before_each_row(measured_pairs, tmp_path
     title, header, ldct, *rows, note = a_table(capsys.readouterr().out)
     assert title[0].startswith("Table S1 on the preset smoke, 0.01 minutes a row; test patients")
     assert header[-3:] == ["steps", "minutes", "rate"] and ldct[0] == "LDCT" and len(rows) == 6
-    assert note[0].startswith("Learning rates: of those tried for a third of the minutes each")
+    assert note[0].startswith("Learning rates: of those tried for a sixth of the minutes each")
     done = rows[::2]
     assert [row[0] for row in done] == ["RED-CNN", "U-Net", "ESAU-Net"]
     assert {row[7] for row in done} <= {"0.0002 (x0.33 of 3)", "0.0006 (x1 of 3)", "0.0018 (x3 of 3)"}

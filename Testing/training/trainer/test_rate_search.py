@@ -51,10 +51,10 @@ def test_rates_lie_round_the_published_one():
     assert replace(at_rate(CONFIG, 3), optimizer=CONFIG.optimizer) == CONFIG
 
 
-def test_each_rate_has_a_third_of_the_minutes_and_the_best_on_validation_slices_wins(tmp_path):
+def test_each_rate_has_a_sixth_of_the_minutes_and_the_best_on_validation_slices_wins(tmp_path):
     train, said = Trainer({0.333: 41.0, 1.0: 40.0, 3.0: None}), []
     trials = search(CONFIG, 3, tmp_path / "row", train, said.append)
-    assert [config.minutes for config, _ in train.tried] == pytest.approx([0.3, 0.3, 0.3])
+    assert [config.minutes for config, _ in train.tried] == pytest.approx([0.15, 0.15, 0.15])
     assert [name for _, name in train.tried] == ["row-rate-0.333", "row-rate-1", "row-rate-3"]
     assert [trial.psnr_db for trial in trials] == [41.0, 40.0, None] and trials[2].reason == "failed: The loss is nan."
     assert best(trials).factor == pytest.approx(1 / 3)

@@ -164,6 +164,21 @@ def test_a_model_begun_with_one_that_lists_no_scans_says_so(a_set, tmp_path):
     assert trained.card.scans == seen | {"unlisted": ["first"]}
 
 
+def test_a_taught_model_has_seen_what_its_teachers_have(a_set, tmp_path):
+    other = make_set(tmp_path / "other")
+    np.save(other / "P0.ndct.npy", np.load(other / "P0.ndct.npy") + np.int16(1))
+    teacher = fit(tiny_config(epochs=1), other, tmp_path / "first", device=CPU, name="first").model
+    loss = LossConfig(mse_weight=100.0, ssim_weight=1.0, teachers=(str(teacher), str(teacher)))
+    taught = fit(tiny_config(epochs=1, loss=loss), a_set, tmp_path / "second", device=CPU)
+    assert taught.card.training_data[-1] == "taught by the models first and first"
+    assert taught.card.scans["train"] == sorted(fingerprint(folder, "P0") for folder in (a_set, other))
+    nobody = replace(loss, teachers=("nobody",))
+    with pytest.raises(InputError, match="nobody"):
+        dry_run(tiny_config(loss=nobody), a_set, tmp_path / "third", device=CPU)
+    with pytest.raises(InputError, match="two models at most"):
+        LossConfig(teachers=("a", "b", "c"))
+
+
 def test_a_slow_mac_net_is_remarked_where_the_plan_is_told(a_set, tmp_path):
     said: list[str] = []
     config = tiny_config(mac=SMALL_MAC, patch=64, batch=1, epochs=1, steps_per_epoch=1)

@@ -14,6 +14,7 @@ from ASCONTrainingLib.method.losses import local_mean_loss, mse_loss, noise_weig
 from ASCONTrainingLib.method.mac_net import MACNet
 from ASCONTrainingLib.method.objective import TrainingContext, frozen, to_floats
 from ASCONTrainingLib.method.perceptual import VGG19, load_vgg19, perceptual_loss
+from ASCONTrainingLib.method.teachers import Teachers
 
 MOST_LESIONS = 1.5
 """For each 64x64 pixels, the size of the regions in which the response to lesions is measured: as a rule one each."""
@@ -24,7 +25,7 @@ PIXEL_MM = (0.75, 0.75)
 def make(context: TrainingContext) -> ASCONObjective:
     """The objective that the settings describe, with its MAC-Net and VGG-19 where they are asked for.
 
-    Raises InputError where the file with VGG-19's weights cannot be used.
+    Raises InputError where a teacher, or the file with VGG-19's weights, cannot be used.
     """
     mac, config = None, context.config
     mac_optimizer: torch.optim.Optimizer | None = None
@@ -37,10 +38,13 @@ def make(context: TrainingContext) -> ASCONObjective:
             mac_optimizer = torch.optim.AdamW(learning, rate, settings.betas, weight_decay=settings.weight_decay)
         else:
             mac_optimizer = torch.optim.SGD(learning, rate)  # no momentum, as released; the paper names none
+    teachers = None
+    if config.loss.teachers:
+        teachers = Teachers.of_models(config.loss).to(context.device)
     vgg = None
     if config.loss.perceptual_weight and config.loss.vgg_weights is not None:
         vgg = load_vgg19(config.loss.vgg_weights).to(context.device)
-    return ASCONObjective(context, mac, mac_optimizer, vgg)
+    return ASCONObjective(context, mac, mac_optimizer, vgg, teachers)
 
 
 class Batch(NamedTuple):
@@ -68,6 +72,7 @@ class ASCONObjective:
         mac: None trains the denoiser alone.
         mac_optimizer: MAC-Net's own.
         vgg: features for the perceptual loss, needed where its weight is not 0.
+        teachers: what they make of the batch takes the place of the NDCT.
     """
 
     def __init__(
@@ -76,12 +81,13 @@ class ASCONObjective:
         mac: MACNet | None = None,
         mac_optimizer: torch.optim.Optimizer | None = None,
         vgg: VGG19 | None = None,
+        teachers: Teachers | None = None,
     ):
         if (mac is None) != (mac_optimizer is None):
             raise ValueError("MAC-Net and its optimiser come together: one of the two is missing.")
         if context.config.loss.perceptual_weight and vgg is None:
             raise ValueError("The perceptual loss has a weight but no VGG-19: load one with perceptual.load_vgg19.")
-        self.context, self.loss, self.vgg = context, context.config.loss, vgg
+        self.context, self.loss, self.vgg, self.teachers = context, context.config.loss, vgg, teachers
         self.mac: MACTraining | None = None
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {}
         if mac is not None and mac_optimizer is not None:
@@ -98,6 +104,9 @@ class ASCONObjective:
         batch = Batch(ldct, ndct)
         if self.loss.response_weight and self.context.fraction_done() >= self.loss.response_from:
             batch = self._with_lesions(batch, generator)
+        if self.teachers is not None:
+            with self.context.autocast():
+                batch = batch._replace(ndct=self.teachers(batch.ldct, batch.ndct))
         denoised = self.context.denoise(batch.ldct)
         if self.mac is None:
             return self._update_denoiser(denoised, batch, generator)

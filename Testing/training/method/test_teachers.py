@@ -1,0 +1,94 @@
+"""Teachers: what is learnt from in the place of the NDCT, and where two of them differ by more than noise does."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
+from torch import nn
+from training_fixtures import Tiny, tiny_config
+
+from ASCONTrainingLib.config.settings import LossConfig
+from ASCONTrainingLib.method import teachers
+from ASCONTrainingLib.method.objective import TrainingContext
+from ASCONTrainingLib.method.objectives.ascon import ASCONObjective
+from ASCONTrainingLib.method.teachers import Teachers, significance
+
+SIDE = 192
+
+
+def noise_with_a_spot(height: float) -> np.ndarray:
+    """(192, 192), noise as coarse as what denoisers leave, SD 1, and a disc of 7 pixels in the middle."""
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(SIDE, SIDE)), 1.5)
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE // 2
+    return noise / noise.std() + height * (np.hypot(y, x) <= 3.5)
+
+
+def significance_of(image: np.ndarray) -> np.ndarray:
+    return significance(torch.from_numpy(image)[None, None])[0, 0].numpy()
+
+
+def test_significance_is_that_of_scipys_filters_away_from_the_border():
+    image = noise_with_a_spot(4.0)
+    expected = np.zeros_like(image)
+    for size in teachers.SIZES:
+        band = gaussian_filter(image, size, truncate=3) - gaussian_filter(image, 2.5 * size, truncate=3)
+        rms = np.sqrt(uniform_filter(band**2, teachers.NEIGHBOURHOOD))
+        spots = np.clip((np.abs(band) / rms - 2.5) / 1.0, 0, 1)
+        wide = maximum_filter(spots, 2 * round(2 * size) + 1)
+        expected = np.maximum(expected, gaussian_filter(wide, size, truncate=3))
+    inside = slice(80, 112)  # beyond the reach of the mean and of the filters
+    assert np.abs(significance_of(image) - expected)[inside, inside].max() < 0.02
+    assert expected[inside, inside].max() > 0.9
+
+
+def test_a_lesion_stands_out_and_noise_does_not():
+    alone, with_spot = significance_of(noise_with_a_spot(0)), significance_of(noise_with_a_spot(4.0))
+    assert alone.mean() < 0.12 and with_spot[SIDE // 2, SIDE // 2] > 0.95
+    beside = with_spot[: SIDE // 4].mean()
+    assert beside == pytest.approx(alone[: SIDE // 4].mean(), abs=1e-3)
+    assert significance_of(np.zeros((16, 24))).max() == 0  # of nothing, in an image smaller than the filters
+
+
+class Added(nn.Module):
+    """A denoiser that adds an image."""
+
+    def __init__(self, image: torch.Tensor):
+        super().__init__()
+        self.register_buffer("image", image)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.image
+
+
+def test_what_is_learnt_from():
+    """One teacher's image by its share, the NDCT by the rest, and from a second what stands out in it."""
+    ldct, ndct = torch.rand(2, 1, 1, 96, 96)
+    one = Teachers([Added(torch.tensor(0.25))], share=0.75)(ldct, ndct)
+    assert torch.allclose(one, 0.75 * (ldct + 0.25) + 0.25 * ndct, atol=1e-6)
+    more = torch.from_numpy(noise_with_a_spot(6.0)[48:144, 48:144]).float()[None, None] / 100
+    two = Teachers([Added(torch.tensor(0.25)), Added(0.25 + more)])(ldct, ndct)
+    assert torch.allclose(two - (ldct + 0.25), significance(more) * more, atol=1e-6)
+    gained = (two - (ldct + 0.25))[0, 0, 48, 48].item()
+    assert gained == pytest.approx(more[0, 0, 48, 48].item(), rel=0.05)
+
+
+def test_the_denoiser_learns_from_its_teacher_and_the_teacher_learns_nothing():
+    """NDCTs are black here, so that only the teacher can be learnt from; what it is given is the LDCT."""
+    torch.manual_seed(0)
+    teacher = Tiny()
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        student.last.weight.mul_(0.7)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    optimizer = torch.optim.AdamW(student.parameters(), 1e-2)
+    config = tiny_config(loss=LossConfig(mse_weight=100.0, ssim_weight=0.0))
+    context = TrainingContext(network=student, unwrapped=student, optimizer=optimizer, config=config)
+    objective = ASCONObjective(context, teachers=Teachers([teacher]))
+    generator = torch.Generator().manual_seed(0)
+    ldct = torch.rand(2, 1, 32, 32)
+    first, *_, last = (objective.step(ldct, torch.zeros_like(ldct), generator)["mse"] for _ in range(100))
+    assert last < 0.01 * first
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not any(p.requires_grad for p in teacher.parameters())
