@@ -24,7 +24,7 @@ def test_the_template_is_a_configuration_as_it_stands(tmp_path):
     config = read_config(tmp_path / "node.toml")
     assert config.storage.folder == tmp_path / "node-data"
     assert [one.name for one in config.destinations] == ["pacs"]
-    assert config.rules[1].strength == 0.7 and config.rules[1].thickness_mm == (0.5, 3.0)
+    assert config.rules[1].strength == 0.9 and config.rules[1].thickness_mm == (1.25, 3.0)
 
 
 def test_what_the_template_calls_defaults_are_the_defaults(tmp_path):
@@ -56,11 +56,11 @@ def test_what_the_template_calls_defaults_are_the_defaults(tmp_path):
         ("port = 104", 'port = "104"', "destinations.port is '104', where a port, 1 to 65535 is needed"),
         ("port = 104", "port = 99999", "destinations.port is 99999"),
         ('ae_title = "PACS"', 'ae_title = "A TITLE THAT IS TOO LONG"', "1 to 16 characters"),
-        ("strength = 0.7", "strength = 7", "rules.strength is 7, where a number from 0 to 1"),
+        ("strength = 0.9", "strength = 7", "rules.strength is 7, where a number from 0 to 1"),
         ('folder = "node-data"', "", "lacks storage.folder: a path"),
         ('callers = ["CT_SCANNER", "PACS*"]', "", "lacks listen.callers"),
         ('"192.168.4.0/24"]', '"192.168.4/2x"]', "networks"),
-        ("[0.5, 3.0]", "[3.0, 0.5]", "two numbers, the smaller first"),
+        ("[1.25, 3.0]", "[3.0, 1.25]", "two numbers, the smaller first"),
         ('# send_to = ["pacs"]', 'send_to = ["archive"]', "rules.send_to is 'archive', where one of pacs is needed"),
         ("leave_alone = true", "leave_alon = true", "has rules.leave_alon, which is unknown"),
         ("[listen]", "[listen", "is no valid TOML"),

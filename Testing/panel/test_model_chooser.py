@@ -1,11 +1,15 @@
 """Model and card."""
 
 import unittest
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import qt
 from panel_case import PanelTestCase, modelFolder, newFolder
+
+from ASCONDenoiseLib.models import files
+from ASCONDenoiseLib.models.files import DEFAULT_MODEL
 
 
 class ModelTest(PanelTestCase):
@@ -29,6 +33,18 @@ class ModelTest(PanelTestCase):
         finally:
             for path in modelFolder.glob("of-my-own*"):
                 path.unlink()
+
+    def test_the_default_model_once_imported_is_chosen_by_its_name_beside_automatic(self):
+        chooser = "ASCONDenoiseLib.panel.sections.model_chooser"
+        imported = Path(f"{DEFAULT_MODEL}.safetensors")
+        with (
+            mock.patch(f"{chooser}.import_model", lambda _path: imported),
+            mock.patch.object(files, "AUTOMATIC_FAST", True),
+            mock.patch.object(files, "fast_model", lambda: Path("fast.safetensors")),
+        ):
+            self.choose(imported)
+            self.assertEqual(self.choices.model, DEFAULT_MODEL)
+            self.assertIn("imported and chosen", self.ui.statusLabel.text)
 
     def test_what_is_refused_is_a_sentence_and_changes_nothing(self):
         folder = newFolder()

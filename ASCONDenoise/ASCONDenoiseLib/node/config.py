@@ -350,8 +350,8 @@ leave_alone = true
 name = "thin slices of the abdomen"
 modality = "CT"
 body_part = "*ABDOMEN*"
-thickness_mm = [0.5, 3.0]
-strength = 0.7              # 0 to 1
+thickness_mm = [1.25, 3.0]
+strength = 0.9              # 0 to 1
 # model = "ascon-esaunet-v0.3"   # name or file; default: the default model
 # send_to = ["pacs"]        # default: all destinations
 

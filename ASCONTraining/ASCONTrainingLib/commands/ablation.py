@@ -97,6 +97,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     minutes = _minutes_a_row(args, base, console)
     base = replace(base, epochs=EPOCHS_WITHOUT_END, minutes=minutes) if minutes else replace(base, minutes=None)
     _check_search(args.search_rates, minutes)
+    if base.initial is not None and args.table in ("1", "S1", "SYSTEMS"):
+        raise InputError(f"The networks of table {args.table.lower()} begin with random weights: leave initial out.")
     rows = _rows(args.table, base)
     if not minutes:
         rows = _with_equal_steps(rows, base, data, usable_device(args.device))
@@ -121,6 +123,8 @@ def _minutes_a_row(args: argparse.Namespace, base: TrainConfig, console: Console
     unless the length of an epoch or their number is named.
     """
     named = changes_of(args).keys()
+    if {"minutes", "epochs"} <= named:
+        raise InputError("Rows take equal minutes or equal steps: name minutes or epochs, not both.")
     if base.minutes is None or args.config is not None or "minutes" in named:
         return base.minutes
     if named & {"epochs", "steps_per_epoch", "crops_per_epoch"}:
@@ -176,11 +180,18 @@ def _trained_row(
     if args.search_rates > 1:
         from ASCONTrainingLib.trainer import rate_search
 
-        trials = tuple(
-            rate_search.search(config, args.search_rates, folder, partial(train, measure=False), console.note)
-        )
+        short = partial(train, measure=False)
+        trials = rate_search.search(config, args.search_rates, folder, short, console.note, _scans_of(data))
         config = rate_search.at_rate(config, rate_search.best(list(trials)).factor)
     return Done(row, train(config, folder), trials)
+
+
+def _scans_of(data: Path) -> list[str]:
+    """Fingerprints of the scans that train and validate."""
+    from ASCONTrainingLib.data.set_index import read_index, scan_fingerprints
+
+    index = read_index(data)
+    return [*scan_fingerprints(data, [*index.of("train"), *index.of("validation")])]
 
 
 def _train(

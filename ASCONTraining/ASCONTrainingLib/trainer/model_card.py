@@ -11,7 +11,7 @@ from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU
 from ASCONDenoiseLib.imaging.metrics import Comparison
 from ASCONDenoiseLib.models.card import ModelCard, Scope
 from ASCONTrainingLib.config.settings import TrainConfig
-from ASCONTrainingLib.data.set_index import Index
+from ASCONTrainingLib.data.set_index import Index, PreparedVolume
 
 NOT_THE_AUTHORS = {
     "patch_dml": "Patch-DML with the learning rate, batch and images of the preset, other than its authors'.",
@@ -55,7 +55,7 @@ def model_card(
         metrics: what was measured, and what the training took.
         warnings: sentences that come first among the limits.
     """
-    trained_on = index.of("train")
+    trained_on = _trained_on(index, config)
     phantoms = sum(volume.is_phantom for volume in trained_on)
     data = [f"{index.kind}: {index}"]
     if phantoms:
@@ -91,17 +91,21 @@ def model_card(
 
 def scope(index: Index, config: TrainConfig) -> Scope:
     """What the set says of the scans that train; phantoms are no scans, and nothing is known of kernels and bodies."""
-    scans = [volume for volume in index.of("train") if not volume.is_phantom]
+    scans = [volume for volume in _trained_on(index, config) if not volume.is_phantom]
     if not scans:
         return Scope()
     doses = config.doses or [volume.dose for volume in scans if volume.dose is not None]
     return Scope(slice_mm=_ends([volume.spacing_mm[2] for volume in scans]), doses=_ends(doses))
 
 
+def _trained_on(index: Index, config: TrainConfig) -> list[PreparedVolume]:
+    return [*index.of("train"), *(index.of("validation") if config.train_with_all else ())]
+
+
 def _dose(index: Index, config: TrainConfig) -> str:
     if config.doses:
         return "{:g} to {:g}, simulated".format(*config.doses)
-    doses = sorted({volume.dose for volume in index.of("train") if volume.dose is not None})
+    doses = sorted({volume.dose for volume in _trained_on(index, config) if volume.dose is not None})
     if index.simulated and doses:
         return f"{doses[0]:g}{f' to {doses[-1]:g}' if len(doses) > 1 else ''}, simulated"
     return "quarter dose, as delivered" if index.kind.startswith("mayo") else "that of the low-dose series, as measured"

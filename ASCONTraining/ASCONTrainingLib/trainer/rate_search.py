@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ASCONDenoiseLib.checked_json import FieldError, from_json, parse_json
-from ASCONDenoiseLib.errors import Failure, InputError, WriteError
+from ASCONDenoiseLib.errors import Failure, InputError
 from ASCONTrainingLib.config.settings import TrainConfig
+from ASCONTrainingLib.method.objective import NotFiniteError
 from ASCONTrainingLib.trainer import run_folder
 from ASCONTrainingLib.trainer.trainer import Trained
 
@@ -33,14 +34,16 @@ class Trial:
     Attributes:
         factor: on the learning rate of the training.
         config: its settings.
-        psnr_db: best of its validations; None where it failed.
-        reason: why it failed.
+        psnr_db: best of its validations; None where the rate was too high.
+        reason: what the rate led to.
+        scans: fingerprints of the scans that train and validate.
     """
 
     factor: float
     config: TrainConfig
     psnr_db: float | None = None
     reason: str = ""
+    scans: tuple[str, ...] = ()
 
 
 def factors(count: int) -> tuple[float, ...]:
@@ -62,7 +65,7 @@ def at_rate(config: TrainConfig, factor: float) -> TrainConfig:
 
 
 def search(
-    config: TrainConfig, count: int, folder: Path, train: Train, say: Callable[[str], None]
+    config: TrainConfig, count: int, folder: Path, train: Train, say: Callable[[str], None], scans: Sequence[str] = ()
 ) -> tuple[Trial, ...]:
     """Try each rate for a share of the training's minutes. A trial that is done is not run again.
 
@@ -72,13 +75,14 @@ def search(
         folder: of the training; the trials' folders lie beside it.
         train: trains in a folder, or goes on there, without a look at test patients.
         say: takes a sentence for each trial.
+        scans: fingerprints of the scans that train and validate.
 
     Returns:
         All trials, the lowest rate first.
 
     Raises:
         InputError: there is no budget, nothing to validate on, or the trials in the folder are others.
-        Failure: all trials failed.
+        Failure: a trial failed, and not for its rate; or all rates are too high.
     """
     if config.minutes is None:
         raise InputError("A search of learning rates is for equal minutes: say how many a training has.")
@@ -90,7 +94,9 @@ def search(
     trials = []
     for factor in factors(count):
         short = replace(at_rate(config, factor), minutes=SHARE * config.minutes)
-        trial = _tried(Trial(factor, short), folder.with_name(f"{folder.name}-rate-{factor:.3g}"), train)
+        trial = _tried(
+            Trial(factor, short, scans=tuple(scans)), folder.with_name(f"{folder.name}-rate-{factor:.3g}"), train
+        )
         found = trial.reason if trial.psnr_db is None else f"validation PSNR {trial.psnr_db:.2f} dB"
         say(f"learning rate {short.optimizer.learning_rate:.3g}: {found}")
         trials.append(trial)
@@ -113,13 +119,15 @@ def _tried(trial: Trial, folder: Path, train: Train) -> Trial:
         except (OSError, ValueError, FieldError) as error:
             raise InputError(f"{path} cannot be read ({error}): remove it, and the trial is run again.") from None
         if earlier.config != trial.config:
-            raise InputError(f"{folder} holds a trial with other settings: name another folder for the results.")
+            raise InputError(
+                f"{folder} holds a trial with other settings or minutes: name another folder for the results."
+            )
+        if earlier.scans != trial.scans:
+            raise InputError(f"{folder} holds a trial on other scans: name another folder for the results.")
         return earlier
     try:
         trained = train(trial.config, folder)
-    except WriteError:  # no rate would help
-        raise
-    except Failure as error:  # a rate too high
+    except NotFiniteError as error:  # a rate too high; no other failure is the rate's
         trial = replace(trial, reason=f"failed: {error}")
     else:
         if trained is None or not math.isfinite(trained.best_psnr_db):

@@ -289,7 +289,7 @@ class _Training:
         except NotFiniteError as error:
             batch = self.folder / f"failed-batch-{self.processes.rank}.pt"
             run_folder.save_checkpoint({"step": state.step, "ldct": ldct.cpu(), "ndct": ndct.cpu()}, batch)
-            raise Failure(
+            raise NotFiniteError(
                 f"{error} That was step {state.step + 1}; its batch is in {batch}. {self._kept()} If it ends here "
                 "again, begin anew with a lower learning rate, a gradient clip or the precision fp32."
             ) from error

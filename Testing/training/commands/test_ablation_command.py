@@ -203,6 +203,10 @@ def test_a_search_of_rates_needs_minutes_one_process_and_an_odd_number(a_set, tm
     command = ["ablation", "--preset", "released", "--data", a_set, "--out", tmp_path / "runs"]
     assert ascon(*command, "--search-rates", 3) == 2 and "say with --minutes" in capsys.readouterr().err
     assert ascon(*command, "--search-rates", 2) == 2 and "odd number" in capsys.readouterr().err
+    both = ("--minutes", 1, "--epochs", 2)
+    assert ascon(*command, *both) == 2 and "minutes or epochs, not both" in capsys.readouterr().err
+    begun = ("--table", "systems", "--set", "initial=fast")
+    assert ascon(*command, *begun) == 2 and "begin with random weights" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert ascon(*command, "--search-rates", 3, "--minutes", 1) == 2 and "torchrun" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

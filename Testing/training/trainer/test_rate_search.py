@@ -12,6 +12,7 @@ from training_fixtures import make_set, tiny_config
 
 from ASCONDenoiseLib.errors import Failure, InputError, WriteError
 from ASCONTrainingLib.config.settings import OptimizerConfig
+from ASCONTrainingLib.method.objective import NotFiniteError
 from ASCONTrainingLib.trainer.rate_search import APART, at_rate, best, factors, search
 from ASCONTrainingLib.trainer.trainer import Trained, fit
 
@@ -31,7 +32,7 @@ class Trainer:
             (folder / name).touch()
         found = self.psnr_db[round(config.optimizer.learning_rate / 1e-3, 3)]
         if found is None:
-            raise Failure("The loss is nan.")
+            raise NotFiniteError("The loss is nan.")
         return Trained(folder / "model", None, "test", (), (), found)
 
 
@@ -83,11 +84,23 @@ def test_what_no_rate_would_help_is_an_error(tmp_path):
     with pytest.raises(InputError, match="set train_with_all to false"):
         search(replace(CONFIG, train_with_all=True), 3, tmp_path / "row", Trainer({}), silent)
 
-    def full(config, folder):
-        raise WriteError("The disk is full.")
+    for error in (WriteError("The disk is full."), Failure("There is not enough memory.")):
 
-    with pytest.raises(WriteError):
-        search(CONFIG, 3, tmp_path / "row", full, silent)
+        def fails(config, folder, error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            search(CONFIG, 3, tmp_path / "row", fails, silent)
+    search(CONFIG, 3, tmp_path / "row", Trainer({0.333: 41.0, 1.0: 40.0, 3.0: 40.0}), silent)  # the cause is mended
+
+
+def test_trials_on_other_scans_are_no_trials_of_this_set(tmp_path):
+    train = Trainer({0.333: 41.0, 1.0: 40.0, 3.0: 40.0})
+    search(CONFIG, 3, tmp_path / "row", train, silent, ["a", "b"])
+    search(CONFIG, 3, tmp_path / "row", train, silent, ["a", "b"])
+    assert len(train.tried) == 3
+    with pytest.raises(InputError, match="a trial on other scans"):
+        search(CONFIG, 3, tmp_path / "row", train, silent, ["a", "c"])
 
 
 def test_trials_of_a_real_training_are_judged_by_validation_alone(a_set, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import types
+from dataclasses import replace
 
 import pytest
 from trainer_fixtures import (
@@ -17,8 +18,10 @@ from training_fixtures import tiny_config
 
 from ASCONDenoiseLib.models.files import load_network
 from ASCONTrainingLib.config.settings import OptimizerConfig
+from ASCONTrainingLib.data.set_index import read_index
 from ASCONTrainingLib.trainer import progress, trainer
 from ASCONTrainingLib.trainer.distributed import Processes
+from ASCONTrainingLib.trainer.model_card import scope
 from ASCONTrainingLib.trainer.run_folder import load_checkpoint
 from ASCONTrainingLib.trainer.stages import open_stages
 from ASCONTrainingLib.trainer.trainer import fit
@@ -111,5 +114,10 @@ def test_with_all_patients_the_last_network_is_the_result_and_the_card_says_what
     assert trained.split == "test"
     scans = trained.card.scans
     assert scans["train"] == sorted(fingerprint(a_set, name) for name in ("P0", "P1")) and not scans["validation"]
+    index = read_index(a_set)
+    thick = replace(index.of("validation")[0], spacing_mm=(0.7, 0.7, 5.0))
+    index = replace(index, volumes=(*index.of("train"), thick))
+    slices = [scope(index, tiny_config(train_with_all=all_of_them)).slice_mm for all_of_them in (False, True)]
+    assert slices == [(3.0, 3.0), (3.0, 5.0)]
     network = load_network(trained.model)[0]
     assert not differences(dict(network.state_dict()), dict(load_checkpoint(tmp_path / "run" / "last.pt")["network"]))

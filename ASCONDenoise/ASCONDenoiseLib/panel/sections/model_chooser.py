@@ -39,13 +39,13 @@ class ModelChooser:
 
     def _fillModels(self) -> None:
         ui, choices = self.panel.ui, self.panel.choices
-        automatic = files.AUTOMATIC_FAST and files.fast_model() is not None  # else there is nothing to choose from
+        automatic = _choosesItself()
         items = [
             (f"{card.name} {card.version}", "" if path.stem == DEFAULT_MODEL and not automatic else path.stem)
             for card, path in list_models()
         ]
         if automatic:
-            items.insert(0, (_("Automatic: fast without a GPU"), ""))
+            items.insert(0, (_("Automatic: fast for long scans without a GPU"), ""))
         if items and not choices.model and all(name for _text, name in items):  # no default model is shipped
             choices.model = items[0][1]
         _fill(ui.modelComboBox, items, choices.model)
@@ -75,7 +75,7 @@ class ModelChooser:
         except AsconError as error:
             self.panel.say(str(error))
             return
-        self.panel.choices.model = "" if name == DEFAULT_MODEL else name
+        self.panel.choices.model = "" if name == DEFAULT_MODEL and not _choosesItself() else name
         self.panel.say(_("The model {name} is imported and chosen.").format(name=name))
         self.panel.update()
 
@@ -89,6 +89,11 @@ class ModelChooser:
         if event["event"] == "result":
             self.devices = [(device["title"], device["name"]) for device in event["devices"]]
             self.update()
+
+
+def _choosesItself() -> bool:
+    """Whether there is a fast model, so that no model chosen means one that suits the volume, not the default."""
+    return files.AUTOMATIC_FAST and files.fast_model() is not None
 
 
 def _fill(box: qt.QComboBox, items: list[tuple[str, str]], chosen: str) -> None:
