@@ -137,7 +137,7 @@ def choose_model(name: str | Path | None, slices: int, on_gpu: Callable[[], bool
     if AUTOMATIC_FAST and name is None and fast is not None and slices >= MANY_SLICES and not on_gpu():
         return fast, (
             f"The fast model was taken, since the volume has {slices} slices and there is no GPU. The other one takes "
-            "about three times as long: choose it by name, or as best."
+            "several times as long: choose it by name, or as best."
         )
     return path, ""
 

@@ -8,25 +8,18 @@ differ by more than noise does, the second is right, elsewhere the first.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ASCONDenoiseLib.models.files import find_model, load_network
+from ASCONDenoiseLib.models.networks.esau_pair import significance
 from ASCONTrainingLib.config.settings import LossConfig
 from ASCONTrainingLib.method.denoiser_output import MixedPrecision, ProductOutput
 
-SIZES = (1.2, 2.0, 3.2)
-"""Pixels, SD of the Gaussians that differences are looked for with: lesions of some 3, 5 and 8 pixels across."""
-SURROUNDINGS = 2.5
-"""Times that SD: of the Gaussian round it that is taken off."""
-FROM, TO = 2.5, 3.5
-"""Differences of so many times their local root mean square begin to count, and count fully."""
-NEIGHBOURHOOD = 65
-"""Pixels, side of the square of that mean."""
+SIGNIFICANT_FROM = 2.5
+"""Of a difference of two teachers, see `esau_pair.significance`."""
 
 
 class Teachers(nn.Module):
@@ -57,38 +50,5 @@ class Teachers(nn.Module):
         image = torch.lerp(ndct, first, self.share)
         for network in self.networks[1:]:
             more = network(ldct).to(ndct.dtype) - first
-            image = image + significance(more) * more
+            image = image + significance(more, SIGNIFICANT_FROM) * more
         return image
-
-
-def significance(difference: torch.Tensor) -> torch.Tensor:
-    """Where a difference of two images stands out of its surroundings, as a lesion would: (B, 1, H, W), 0 to 1.
-
-    Differences of Gaussians of SIZES, over their root mean square in a square of NEIGHBOURHOOD; what is beyond FROM is
-    widened to the whole of the spot.
-    """
-    result = torch.zeros_like(difference)
-    for size in SIZES:
-        band = _blurred(difference, size) - _blurred(difference, SURROUNDINGS * size)
-        around = _mean(_mean(band.square(), -1), -2).sqrt()
-        spots = ((band.abs() / around.clamp(min=1e-9) - FROM) / (TO - FROM)).clamp(0, 1)
-        reach = round(2 * size)
-        result = torch.maximum(result, _blurred(F.max_pool2d(spots, 2 * reach + 1, 1, reach), size))
-    return result
-
-
-def _mean(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """Over NEIGHBOURHOOD pixels along one side, at the border over what there is."""
-    x = x.transpose(dim, -1)
-    half = NEIGHBOURHOOD // 2
-    return F.avg_pool2d(x, (1, NEIGHBOURHOOD), 1, (0, half), count_include_pad=False).transpose(dim, -1)
-
-
-def _blurred(x: torch.Tensor, sd: float) -> torch.Tensor:
-    """A Gaussian of that SD in pixels; at the border the mean of what there is."""
-    half = math.ceil(3 * sd)
-    axis = torch.arange(-half, half + 1, dtype=x.dtype, device=x.device)
-    gauss = torch.exp(-0.5 * (axis / sd) ** 2)[None, None, None]  # (1, 1, 1, N)
-    both = torch.cat((x, torch.ones_like(x[:1])))
-    both = F.conv2d(F.conv2d(both, gauss, padding=(0, half)), gauss.mT, padding=(half, 0))
-    return both[:-1] / both[-1:]

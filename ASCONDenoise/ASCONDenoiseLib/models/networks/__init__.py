@@ -25,6 +25,7 @@ def _network(file: str, name: str) -> Callable[..., nn.Module]:
 
 ARCHITECTURES = {
     "esau_net": _network("esau_net", "ESAUNet"),
+    "esau_pair": _network("esau_pair", "ESAUPair"),
     "unet": _network("unet", "UNet"),
     "red_cnn": _network("red_cnn", "REDCNN"),
     "edcnn": _network("edcnn", "EDCNN"),

@@ -1,0 +1,119 @@
+"""Two ESAU-Nets: one of the least error, and one that keeps lesions, where the two differ by more than noise does.
+
+Not in the paper. A network trained for the least error makes small faint lesions fainter; one trained for the response
+to lesions (`losses.response_loss` of the training) hands on coarse noise as well. Their difference shows which is
+which: it holds noise everywhere, and stands out of it where there is a lesion.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
+
+SIZES = (0.5, 0.8, 1.2, 2.0, 3.2)
+"""Pixels, SD of the Gaussians that differences are looked for with: edges, and lesions of some 3, 5 and 8 pixels."""
+SURROUNDINGS = 2.5
+"""Times that SD: of the Gaussian round it that is taken off."""
+NEIGHBOURHOOD = 65
+"""Pixels, side of the square of the local root mean square."""
+
+
+class Weights(NamedTuple):
+    """Of a last layer: (channels out, channels in, 3, 3)."""
+
+    weight: torch.Tensor
+
+
+class ESAUPair(nn.Module):
+    """a + s (b - a), with a and b of two ESAU-Nets and s the `significance` of their difference.
+
+    Args:
+        settings: of both networks (`ESAUNet`); residuals as a rule.
+        significant_from: differences of so many times their local root mean square begin to count; one more, and they
+            count fully.
+    """
+
+    PRECISE_LAYERS = tuple(f"*.{name}" for name in ESAUNet.PRECISE_LAYERS)
+
+    def __init__(self, significant_from: float = 2.5, **settings: bool | int) -> None:
+        super().__init__()
+        self.significant_from = significant_from
+        self.error, self.lesions = ESAUNet(**settings), ESAUNet(**settings)  # type: ignore[arg-type]
+        self.SIDE_MULTIPLE, self.residual = self.error.SIDE_MULTIPLE, self.error.residual
+
+    @classmethod
+    def of(cls, error: ESAUNet, lesions: ESAUNet, significant_from: float = 2.5) -> ESAUPair:
+        """The pair of two networks of the same settings, with their weights."""
+        settings = {"residual": error.residual, "fold": error.fold, "channels": error.stem.out_channels}
+        pair = cls(significant_from, **settings).eval()
+        pair.error.load_state_dict(error.state_dict())
+        pair.lesions.load_state_dict(lesions.state_dict())
+        return pair
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 1, H, W) in unit range -> (B, 2 channels, H / fold, W / fold), those of both networks."""
+        return torch.cat((self.error.features(x), self.lesions.features(x)), dim=1)
+
+    @property
+    def last(self) -> Weights:
+        """The weights that the last layers have for their own features, as of the mean of two networks.
+
+        So that in `anatomy_of` the features of two, which are much alike, count no more than those of one.
+        """
+        return Weights(torch.cat((self.error.last.weight, self.lesions.last.weight), dim=1) / math.sqrt(2))
+
+    def image(self, features: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The denoised image (B, 1, H, W) from the features of x, and x itself."""
+        of_error, of_lesions = features.chunk(2, dim=1)
+        first = self.error.image(of_error, x)
+        more = self.lesions.image(of_lesions, x) - first
+        return first + significance(more, self.significant_from) * more
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 1, H, W) in unit range -> the denoised image, the same shape."""
+        return self.image(self.features(x), x)
+
+
+def significance(difference: torch.Tensor, start: float) -> torch.Tensor:
+    """Where a difference of two images stands out of its surroundings, as a lesion would: (B, 1, H, W), 0 to 1.
+
+    Differences of Gaussians of SIZES, over their root mean square in a square of NEIGHBOURHOOD: 0 up to `start`, 1 from
+    1 beyond it on, widened to the whole of the spot.
+    """
+    result = torch.zeros_like(difference)
+    for size in SIZES:
+        band = _averaged(difference, size) - _averaged(difference, SURROUNDINGS * size)
+        around = _averaged(band.square(), math.inf).sqrt()
+        spots = (band.abs() / around.clamp(min=1e-9) - start).clamp(0, 1)
+        reach = round(2 * size)
+        widened = F.max_pool2d(spots, (2 * reach + 1, 1), 1, (reach, 0))
+        widened = F.max_pool2d(widened, (1, 2 * reach + 1), 1, (0, reach))
+        result = torch.maximum(result, _averaged(widened, size))
+    return result
+
+
+def _averaged(x: torch.Tensor, sd: float) -> torch.Tensor:
+    """x (B, 1, H, W) through a Gaussian of that SD in pixels, or with an infinite one the mean of NEIGHBOURHOOD.
+
+    At the border it is the mean of what there is. Products of matrices are twice as fast on a CPU as convolutions of
+    one channel.
+    """
+    rows, columns = (_weights(n, sd).to(x) for n in x.shape[-2:])
+    return rows @ x @ columns.mT
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(n: int, sd: float) -> torch.Tensor:
+    """The matrix (n, n) that averages so along one side: its rows sum up to 1."""
+    with torch.inference_mode(False):  # kept, for trainings too
+        distance = torch.arange(n) - torch.arange(n)[:, None]
+        half = NEIGHBOURHOOD // 2 if sd == math.inf else math.ceil(3 * sd)
+        weights = torch.exp(-0.5 * (distance / sd) ** 2) * (distance.abs() <= half)
+        return weights / weights.sum(1, keepdim=True)

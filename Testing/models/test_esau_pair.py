@@ -1,0 +1,107 @@
+"""The pair of ESAU-Nets: where the two differ by more than noise does, and what it makes of both images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from model_fixtures import a_card
+from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
+
+from ASCONDenoiseLib.errors import InputError
+from ASCONDenoiseLib.models import mixed_precision
+from ASCONDenoiseLib.models.files import load_network, save_model
+from ASCONDenoiseLib.models.networks import anatomy_of, build, esau_pair, has_features, image_of
+from ASCONDenoiseLib.models.networks.esau_pair import ESAUPair, significance
+
+SIDE = 192
+
+
+def noise_with_a_spot(height: float) -> np.ndarray:
+    """(192, 192), noise as coarse as what denoisers leave, SD 1, and a disc of 7 pixels in the middle."""
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(SIDE, SIDE)), 1.5)
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE // 2
+    return noise / noise.std() + height * (np.hypot(y, x) <= 3.5)
+
+
+def significance_of(image: np.ndarray) -> np.ndarray:
+    return significance(torch.from_numpy(image)[None, None], 2.5)[0, 0].numpy()
+
+
+def test_significance_is_that_of_scipys_filters_away_from_the_border():
+    image = noise_with_a_spot(4.0)
+    expected = np.zeros_like(image)
+    for size in esau_pair.SIZES:
+        band = gaussian_filter(image, size, truncate=3) - gaussian_filter(image, 2.5 * size, truncate=3)
+        rms = np.sqrt(uniform_filter(band**2, esau_pair.NEIGHBOURHOOD))
+        spots = np.clip((np.abs(band) / rms - 2.5) / 1.0, 0, 1)
+        wide = maximum_filter(spots, 2 * round(2 * size) + 1)
+        expected = np.maximum(expected, gaussian_filter(wide, size, truncate=3))
+    inside = slice(80, 112)  # beyond the reach of the mean and of the filters
+    assert np.abs(significance_of(image) - expected)[inside, inside].max() < 0.02
+    assert expected[inside, inside].max() > 0.9
+
+
+def test_a_lesion_stands_out_and_noise_does_not():
+    alone, with_spot = significance_of(noise_with_a_spot(0)), significance_of(noise_with_a_spot(4.0))
+    assert alone.mean() < 0.15 and with_spot[SIDE // 2, SIDE // 2] > 0.95
+    beside = with_spot[: SIDE // 4].mean()
+    assert beside == pytest.approx(alone[: SIDE // 4].mean(), abs=1e-3)
+    assert significance_of(np.zeros((16, 24))).max() == 0  # of nothing, in an image smaller than the filters
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    network = build("esau_pair", {"residual": True, "fold": 2, "channels": 8}).eval()
+    for one in (network.error, network.lesions):
+        torch.nn.init.normal_(one.last.weight, std=0.02)
+    return network
+
+
+def test_it_is_the_first_network_plus_what_stands_out_of_the_second(pair):
+    x = torch.rand(2, 1, 64, 48)
+    with torch.no_grad():
+        first, second = pair.error(x), pair.lesions(x)
+        assert torch.allclose(pair(x), first + significance(second - first, 2.5) * (second - first), atol=1e-6)
+        assert torch.equal(pair(x), image_of(pair, pair.features(x), x))
+        pair.lesions.load_state_dict(pair.error.state_dict())
+        assert torch.equal(pair(x), pair.error(x))  # nothing stands out where there is no difference
+    with pytest.raises(ValueError, match="multiples of 16"):
+        pair(torch.rand(1, 1, 40, 48))
+
+
+def test_two_models_become_one(pair, tmp_path):
+    """As docs/training.md has it."""
+    settings = {"residual": True, "fold": 2, "channels": 8}
+    for name, network in (("t", pair.error), ("r", pair.lesions)):
+        save_model(
+            network, a_card(name=name, architecture="esau_net", settings=settings), tmp_path / f"{name}.safetensors"
+        )
+    (t, card), (r, _) = load_network(tmp_path / "t.safetensors"), load_network(tmp_path / "r.safetensors")
+    card = replace(card, name="pair", architecture="esau_pair", settings={"significant_from": 2.5, **card.settings})
+    save_model(ESAUPair.of(t, r, 2.5), card, tmp_path / "pair.safetensors")
+    network, card = load_network(tmp_path / "pair.safetensors")
+    x = torch.rand(1, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(network(x), pair(x)) and card.architecture == "esau_pair"
+    with pytest.raises(InputError, match="cannot be made with the settings"):
+        build("esau_pair", {"fold": 2, "width": 8})
+
+
+def test_its_features_are_those_of_both_and_hold_the_image(pair):
+    """Each is weighed by its own last layer, and by half, in variance: two that are alike count as one."""
+    x = torch.rand(1, 1, 32, 32)
+    with torch.no_grad():
+        features = pair.features(x)
+        assert has_features(pair) and features.shape == (1, 16, 16, 16)
+        anatomy = anatomy_of(pair, features, pair(x))
+    assert anatomy.shape == (1, 17, 32, 32) and torch.equal(anatomy[:, :1], pair(x))
+    norm = (pair.lesions.last.weight.square().sum((0, 2, 3)) / 2).sqrt()
+    assert torch.allclose(anatomy[0, 9:, ::2, ::2], features[0, 8:] * norm[:, None, None])
+
+
+def test_both_networks_keep_their_image_path_in_fp32(pair):
+    of_one = set(mixed_precision.lowered_layers(build("esau_net", {"residual": True, "fold": 2, "channels": 8})))
+    lowered = set(mixed_precision.lowered_layers(pair))
+    assert lowered == {f"{name}.{layer}" for name in ("error", "lesions") for layer in of_one} and of_one
