@@ -42,11 +42,12 @@ class PlainNet(ESAUNet):
     """The stages in their order."""
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 1, H, W) -> (B, 32, H, W)"""
+        """(B, 1, H, W) -> (B, channels, H / fold, W / fold)"""
 
         def double(maps: torch.Tensor) -> torch.Tensor:
             return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=True)
 
+        x = F.pixel_unshuffle(x, self.fold)
         e1 = self.enc1(F.leaky_relu(self.stem(x), 0.01))
         e2 = self.enc2(F.max_pool2d(e1, 2))
         e3 = self.enc3(F.max_pool2d(e2, 2))
@@ -58,11 +59,12 @@ class PlainNet(ESAUNet):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) -> (B, 1, H, W)"""
-        return self.last(self.features(x))
+        y = F.pixel_shuffle(self.last(self.features(x)), self.fold)
+        return x + y if self.residual else y
 
 
 def plain(network: torch.nn.Module) -> torch.nn.Module:
-    """A plain copy, NCHW, of an ESAU-Net, or of its attention or block."""
+    """A plain copy, NCHW, of an ESAU-Net, of a pair, or of its attention or block."""
     ways = {ChannelAttention: PlainAttention, ESAUBlock: PlainBlock, ESAUNet: PlainNet}
     copied = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     for module in copied.modules():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from model_fixtures import a_card
+from plain_esau_net import PlainNet, plain
 from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
 
 from ASCONDenoiseLib.errors import InputError
@@ -69,6 +70,16 @@ def test_it_is_the_first_network_plus_what_stands_out_of_the_second(pair):
         assert torch.equal(pair(x), pair.error(x))  # nothing stands out where there is no difference
     with pytest.raises(ValueError, match="multiples of 16"):
         pair(torch.rand(1, 1, 40, 48))
+
+
+def test_it_is_what_two_plain_networks_make_of_it(pair):
+    """The networks as the paper writes them, folded and with the residual."""
+    x = torch.rand(1, 1, 48, 64)
+    slow = plain(pair)
+    assert type(slow.error) is type(slow.lesions) is PlainNet
+    with torch.no_grad():
+        assert torch.allclose(slow(x), pair(x), atol=1e-5)
+        assert torch.allclose(slow.error(x), pair.error(x), atol=1e-5)
 
 
 def test_two_models_become_one(pair, tmp_path):

@@ -1,7 +1,8 @@
 """ALDEN's losses with features of our own: a variant, not the paper's method, which needs no file.
 
-In the place of a pretrained vision model stands the way down of the denoiser that ASCON ships, an ESAU-Net. It has seen
-CT, and only to take its noise away; and it has seen the scans on its card, so a comparison on those would flatter.
+In the place of a pretrained vision model stands the way down of the denoiser that ASCON ships, an ESAU-Net, the first
+of a pair. It has seen CT, and only to take its noise away; and it has seen the scans on its card, so a comparison on
+those would flatter.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.models.files import DEFAULT_MODEL_ALIAS, find_model, load_network
 from ASCONDenoiseLib.models.networks.esau_net import LEAKY_SLOPE, ESAUNet
+from ASCONDenoiseLib.models.networks.esau_pair import ESAUPair
 from ASCONTrainingLib.method.objective import TrainingContext
 from ASCONTrainingLib.method.objectives.alden import ALDENObjective
 
@@ -19,6 +21,8 @@ from ASCONTrainingLib.method.objectives.alden import ALDENObjective
 def make(context: TrainingContext) -> ALDENObjective:
     """The objective. Raises InputError where the default model is missing or is no ESAU-Net."""
     network, card = load_network(find_model(DEFAULT_MODEL_ALIAS))
+    if isinstance(network, ESAUPair):
+        network = network.error
     if not isinstance(network, ESAUNet):
         raise InputError(f"The features of alden_own_features are those of an ESAU-Net, and {card.name} is none.")
     network = network.to(context.device).requires_grad_(False)
