@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ASCONDenoiseLib.checked_json import parse_json
+from ASCONDenoiseLib.checked_json import parse_json, shown
 from ASCONDenoiseLib.commands.arguments import Parser, add_device, checked_device
 from ASCONDenoiseLib.commands.console import Console
 from ASCONDenoiseLib.errors import InputError
@@ -165,7 +165,7 @@ def _read_config(path: Path) -> tuple[TrainConfig, Path | None]:
 def _name_and_value(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise InputError(f"--set takes NAME=VALUE; got {text}.")
+        raise InputError(f"--set takes NAME=VALUE; got {shown(text)}.")
     return name, value
 
 
