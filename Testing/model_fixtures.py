@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from ASCONDenoiseLib.models.card import ModelCard, Scope
@@ -79,3 +80,13 @@ def a_noisy_volume(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndar
 
 def cuda_error() -> Exception:
     return torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+SPOT_SIDE = 192
+
+
+def noise_with_a_spot(height: float) -> np.ndarray:
+    """(192, 192), noise as coarse as what denoisers leave, SD 1, and a disc of 7 pixels in the middle."""
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(SPOT_SIDE, SPOT_SIDE)), 1.5)
+    y, x = np.mgrid[:SPOT_SIDE, :SPOT_SIDE] - SPOT_SIDE // 2
+    return noise / noise.std() + height * (np.hypot(y, x) <= 3.5)

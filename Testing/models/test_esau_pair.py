@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from model_fixtures import a_card
+from model_fixtures import SPOT_SIDE, a_card, noise_with_a_spot
 from plain_esau_net import PlainNet, plain
 from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
 
@@ -14,15 +14,6 @@ from ASCONDenoiseLib.models import mixed_precision
 from ASCONDenoiseLib.models.files import load_network, save_model
 from ASCONDenoiseLib.models.networks import anatomy_of, build, esau_pair, has_features, image_of
 from ASCONDenoiseLib.models.networks.esau_pair import ESAUPair, significance
-
-SIDE = 192
-
-
-def noise_with_a_spot(height: float) -> np.ndarray:
-    """(192, 192), noise as coarse as what denoisers leave, SD 1, and a disc of 7 pixels in the middle."""
-    noise = gaussian_filter(np.random.default_rng(0).normal(size=(SIDE, SIDE)), 1.5)
-    y, x = np.mgrid[:SIDE, :SIDE] - SIDE // 2
-    return noise / noise.std() + height * (np.hypot(y, x) <= 3.5)
 
 
 def significance_of(image: np.ndarray) -> np.ndarray:
@@ -45,9 +36,9 @@ def test_significance_is_that_of_scipys_filters_away_from_the_border():
 
 def test_a_lesion_stands_out_and_noise_does_not():
     alone, with_spot = significance_of(noise_with_a_spot(0)), significance_of(noise_with_a_spot(4.0))
-    assert alone.mean() < 0.15 and with_spot[SIDE // 2, SIDE // 2] > 0.95
-    beside = with_spot[: SIDE // 4].mean()
-    assert beside == pytest.approx(alone[: SIDE // 4].mean(), abs=1e-3)
+    assert alone.mean() < 0.15 and with_spot[SPOT_SIDE // 2, SPOT_SIDE // 2] > 0.95
+    beside = with_spot[: SPOT_SIDE // 4].mean()
+    assert beside == pytest.approx(alone[: SPOT_SIDE // 4].mean(), abs=1e-3)
     assert significance_of(np.zeros((16, 24))).max() == 0  # of nothing, in an image smaller than the filters
 
 

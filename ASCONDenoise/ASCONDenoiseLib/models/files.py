@@ -43,7 +43,7 @@ AUTOMATIC_FAST = True
 """Whether the automatic choice may take the fast model: only while `ascon safety` finds it within all bounds."""
 
 MANY_SLICES = 60
-"""From so many slices on, the automatic choice takes the fast model where there is no GPU: a third of the time."""
+"""From so many slices on, the automatic choice takes the fast model where there is no GPU: in an eighth of the time."""
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header that the safetensors format allows."""

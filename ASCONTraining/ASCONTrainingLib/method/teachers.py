@@ -14,12 +14,9 @@ import torch
 from torch import nn
 
 from ASCONDenoiseLib.models.files import find_model, load_network
-from ASCONDenoiseLib.models.networks.esau_pair import significance
+from ASCONDenoiseLib.models.networks.esau_pair import SIGNIFICANT_FROM, significance
 from ASCONTrainingLib.config.settings import LossConfig
 from ASCONTrainingLib.method.denoiser_output import MixedPrecision, ProductOutput
-
-SIGNIFICANT_FROM = 2.5
-"""Of a difference of two teachers, see `esau_pair.significance`."""
 
 
 class Teachers(nn.Module):

@@ -2,27 +2,17 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from model_fixtures import noise_with_a_spot
 from torch import nn
 from training_fixtures import Tiny, tiny_config
 
-from ASCONDenoiseLib.models.networks.esau_pair import significance
+from ASCONDenoiseLib.models.networks.esau_pair import SIGNIFICANT_FROM, significance
 from ASCONTrainingLib.config.settings import LossConfig
 from ASCONTrainingLib.method.objective import TrainingContext
 from ASCONTrainingLib.method.objectives.ascon import ASCONObjective
-from ASCONTrainingLib.method.teachers import SIGNIFICANT_FROM, Teachers
-
-SIDE = 192
-
-
-def noise_with_a_spot(height: float) -> np.ndarray:
-    """(192, 192), noise as coarse as what denoisers leave, SD 1, and a disc of 7 pixels in the middle."""
-    noise = gaussian_filter(np.random.default_rng(0).normal(size=(SIDE, SIDE)), 1.5)
-    y, x = np.mgrid[:SIDE, :SIDE] - SIDE // 2
-    return noise / noise.std() + height * (np.hypot(y, x) <= 3.5)
+from ASCONTrainingLib.method.teachers import Teachers
 
 
 class Added(nn.Module):

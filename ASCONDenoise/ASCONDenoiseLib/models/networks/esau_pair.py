@@ -23,6 +23,8 @@ SURROUNDINGS = 2.5
 """Times that SD: of the Gaussian round it that is taken off."""
 NEIGHBOURHOOD = 65
 """Pixels, side of the square of the local root mean square."""
+SIGNIFICANT_FROM = 2.5
+"""Differences of so many times that mean begin to count, where nothing else is said."""
 
 
 class Weights(NamedTuple):
@@ -42,14 +44,14 @@ class ESAUPair(nn.Module):
 
     PRECISE_LAYERS = tuple(f"*.{name}" for name in ESAUNet.PRECISE_LAYERS)
 
-    def __init__(self, significant_from: float = 2.5, **settings: bool | int) -> None:
+    def __init__(self, significant_from: float = SIGNIFICANT_FROM, **settings: bool | int) -> None:
         super().__init__()
         self.significant_from = significant_from
         self.error, self.lesions = ESAUNet(**settings), ESAUNet(**settings)  # type: ignore[arg-type]
         self.SIDE_MULTIPLE, self.residual = self.error.SIDE_MULTIPLE, self.error.residual
 
     @classmethod
-    def of(cls, error: ESAUNet, lesions: ESAUNet, significant_from: float = 2.5) -> ESAUPair:
+    def of(cls, error: ESAUNet, lesions: ESAUNet, significant_from: float = SIGNIFICANT_FROM) -> ESAUPair:
         """The pair of two networks of the same settings, with their weights."""
         settings = {"residual": error.residual, "fold": error.fold, "channels": error.stem.out_channels}
         pair = cls(significant_from, **settings).eval()
@@ -105,15 +107,15 @@ def _averaged(x: torch.Tensor, sd: float) -> torch.Tensor:
     At the border it is the mean of what there is. Products of matrices are twice as fast on a CPU as convolutions of
     one channel.
     """
-    rows, columns = (_weights(n, sd).to(x) for n in x.shape[-2:])
+    rows, columns = (_weights(n, sd, x.device).to(x.dtype) for n in x.shape[-2:])
     return rows @ x @ columns.mT
 
 
 @functools.lru_cache(maxsize=64)
-def _weights(n: int, sd: float) -> torch.Tensor:
+def _weights(n: int, sd: float, device: torch.device) -> torch.Tensor:
     """The matrix (n, n) that averages so along one side: its rows sum up to 1."""
     with torch.inference_mode(False):  # kept, for trainings too
         distance = torch.arange(n) - torch.arange(n)[:, None]
         half = NEIGHBOURHOOD // 2 if sd == math.inf else math.ceil(3 * sd)
         weights = torch.exp(-0.5 * (distance / sd) ** 2) * (distance.abs() <= half)
-        return weights / weights.sum(1, keepdim=True)
+        return (weights / weights.sum(1, keepdim=True)).to(device)
