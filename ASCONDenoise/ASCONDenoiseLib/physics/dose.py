@@ -60,7 +60,8 @@ def simulate(
     """Simulate the same scan at `settings.dose` of its dose.
 
     Slices get independent noise. The added noise has no mean, and (1/d - 1) times the variance of the normal-dose
-    scan; electronic noise adds its (1/d^2 - 1).
+    scan; electronic noise adds its (1/d^2 - 1). A seed gives the same noise on the same device; another device rounds
+    the photons otherwise, and draws by rejection then go other ways: noise of the same strength and colour, no more.
 
     Args:
         voxels_hu: (S, H, W) normal-dose image. Padding keeps its value (`hounsfield.padding_mask`).

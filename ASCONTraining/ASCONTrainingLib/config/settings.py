@@ -229,7 +229,8 @@ class TrainConfig:
         validate_every: epochs from one validation to the next.
         validation_slices: number, evenly spaced, of the slices of all validation patients; None: all.
         save_minutes: at most this long between two checkpoints; one is also written after each epoch.
-        workers: threads that read and augment ahead of the step; 0: none.
+        workers: threads, or beside a GPU processes (`batches.BatchLoader`), that read and augment ahead of the step; 0:
+            none.
         minutes: a budget that ends the training early; the schedule then follows the fraction used.
     """
 

@@ -1,11 +1,15 @@
-"""In which order a training sees its set, and the batches of it, prepared ahead by threads."""
+"""In which order a training sees its set, and the batches of it, prepared ahead by threads or processes."""
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +18,10 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONTrainingLib.data.training_set import Key, TrainingSet
 
 AHEAD = 2
-"""Batches that are prepared in advance."""
+"""Batches that are prepared in advance, or as many as there are workers."""
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""(LDCT, NDCT), (b, 1, h, w) each."""
 
 
 class Batches:
@@ -89,24 +96,47 @@ class Stage:
 
 
 class BatchLoader:
-    """A stage's batches for this process, (LDCT, NDCT) on its device, from step `start` of `epoch` on, without end."""
+    """A stage's batches for this process, on its device, from step `start` of `epoch` on, without end.
+
+    Lesions and kernels are Python's work, of which threads do one thing at a time. That is enough beside a CPU's step;
+    a GPU's would wait, so there the workers are processes, where the system can fork them (Linux).
+
+    Args:
+        stage: images and their order.
+        epoch, start: where to begin.
+        workers: threads or processes that prepare batches ahead; 0: each is made when it is asked for.
+        device: where the batches go.
+    """
 
     def __init__(self, stage: Stage, epoch: int, start: int, workers: int, device: torch.device):
         self.stage, self.device = stage, device
         self._keys = _keys(stage.batches, epoch, start)
-        self._pool = ThreadPoolExecutor(workers, "ascon-data") if workers else None
-        self._ahead: deque[list[Future[tuple[torch.Tensor, torch.Tensor]]]] = deque()
+        self._ahead: deque[Future[Pair]] = deque()
+        self._most_ahead = max(AHEAD, workers)
+        self._pool: Executor | None = None
+        self._made = partial(_batch, stage.items)
+        if workers and _forks(device):
+            forked = multiprocessing.get_context("fork")
+            self._pool = ProcessPoolExecutor(workers, forked, initializer=_begin_process, initargs=(stage.items,))
+            self._made = _batch_in_process
+        elif workers:
+            self._pool = ThreadPoolExecutor(workers, "ascon-data")
 
-    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(b, 1, h, w) each. Raises what reading raises."""
-        items = self.stage.items
+    def next(self) -> Pair:
+        """The next batch. Raises what reading raises, and OSError where a process that reads has ended."""
         if self._pool is None:
-            pairs = [items[key] for key in next(self._keys)]
+            pair = self._made(next(self._keys))
         else:
-            while len(self._ahead) <= AHEAD:
-                self._ahead.append([self._pool.submit(items.__getitem__, key) for key in next(self._keys)])
-            pairs = [future.result() for future in self._ahead.popleft()]
-        ldct, ndct = (self._moved(torch.stack(images)) for images in zip(*pairs, strict=True))
+            try:
+                while len(self._ahead) <= self._most_ahead:
+                    self._ahead.append(self._pool.submit(self._made, next(self._keys)))
+                pair = self._ahead.popleft().result()
+            except BrokenExecutor as error:
+                raise OSError(
+                    "A process that prepares batches was ended from outside, for want of memory as a rule: set fewer "
+                    "workers."
+                ) from error
+        ldct, ndct = map(self._moved, pair)
         return ldct, ndct
 
     def close(self) -> None:
@@ -119,6 +149,30 @@ class BatchLoader:
         # new memory: one channel is laid out both ways at once, and only these strides carry channels last on
         there = torch.empty(images.shape, device=self.device, memory_format=torch.channels_last)
         return there.copy_(images.pin_memory() if cuda else images, non_blocking=cuda)
+
+
+def _forks(device: torch.device) -> bool:
+    return device.type == "cuda" and sys.platform == "linux"
+
+
+def _batch(items: TrainingSet, keys: list[Key]) -> Pair:
+    ldct, ndct = (torch.stack(images) for images in zip(*map(items.__getitem__, keys), strict=True))
+    return ldct, ndct
+
+
+_items_of_process: TrainingSet
+"""In a worker process: what it reads from."""
+
+
+def _begin_process(items: TrainingSet) -> None:
+    global _items_of_process
+    _items_of_process = items
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which ends its workers
+    torch.set_num_threads(1)
+
+
+def _batch_in_process(keys: list[Key]) -> Pair:
+    return _batch(_items_of_process, keys)
 
 
 def _keys(batches: Batches, epoch: int, start: int) -> Iterator[list[Key]]:

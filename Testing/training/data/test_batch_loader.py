@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
 import pytest
 import torch
 from training_fixtures import make_set
 
+from ASCONTrainingLib.data import batches
 from ASCONTrainingLib.data.batches import Batches, BatchLoader, Stage
 from ASCONTrainingLib.data.training_set import TrainingSet
 
+forking = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_the_loader_gives_the_batches_in_order_from_any_step(tmp_path, workers):
+
+@pytest.mark.parametrize(("workers", "forks"), [(0, False), (3, False), pytest.param(3, True, marks=forking)])
+def test_the_loader_gives_the_batches_in_order_from_any_step(tmp_path, monkeypatch, workers, forks):
+    monkeypatch.setattr(batches, "_forks", lambda device: forks)
     items = TrainingSet(make_set(tmp_path / "set"), "train", 32, seed=4)
     stage = Stage(0.0, items, Batches(len(items), 2, seed=4, steps=3))
     loader = BatchLoader(stage, 1, 1, workers, torch.device("cpu"))
@@ -19,4 +27,29 @@ def test_the_loader_gives_the_batches_in_order_from_any_step(tmp_path, workers):
         keys = next(iter(Batches(len(items), 2, seed=4, steps=3, epoch=epoch, start=start)))
         expected = [torch.stack(images) for images in zip(*(items[key] for key in keys), strict=True)]
         assert all(torch.equal(got, wanted) for got, wanted in zip(loader.next(), expected, strict=True))
+    loader.close()
+
+
+@forking
+def test_a_worker_process_that_was_killed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "_forks", lambda device: True)
+    items = TrainingSet(make_set(tmp_path / "set"), "train", 32)
+    loader = BatchLoader(Stage(0.0, items, Batches(len(items), 2)), 0, 0, 1, torch.device("cpu"))
+    loader.next()
+    (process,) = loader._pool._processes
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(OSError, match="prepares batches was ended from outside.*fewer workers"):
+        for _ in range(9):
+            loader.next()
+    loader.close()
+
+
+@forking
+def test_what_a_worker_process_cannot_read_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "_forks", lambda device: True)
+    items = TrainingSet(make_set(tmp_path / "set"), "train", 32)
+    monkeypatch.setattr(TrainingSet, "__getitem__", lambda self, key: (_ for _ in ()).throw(OSError(5, "broken disk")))
+    loader = BatchLoader(Stage(0.0, items, Batches(len(items), 2)), 0, 0, 2, torch.device("cpu"))
+    with pytest.raises(OSError, match="broken disk"):
+        loader.next()
     loader.close()
