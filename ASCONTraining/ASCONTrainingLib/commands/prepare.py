@@ -49,6 +49,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
                 metavar="D",
                 help="fraction of the normal dose, or the lowest and the highest of a random one (default: 0.25)",
             )
+            add(
+                "--noises",
+                metavar="N",
+                type=int,
+                default=1,
+                help="times that a training scan is in the set, with other noise",
+            )
             add("--phantoms", metavar="N", type=int, default=0, help="abdomens, chests and heads besides (default: 0)")
             add("--phantom-size", metavar="N", type=int, default=512, help="side in pixels (default: 512)")
             add("--leave-out", metavar="NAME", nargs="+", default=[], help="volumes or patients that are too noisy")
@@ -71,6 +78,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
             args.src,
             args.out,
             dose=args.dose[0] if len(args.dose) == 1 else tuple(args.dose),
+            noises=args.noises,
             phantoms=args.phantoms,
             phantom_shape=(8, args.phantom_size, args.phantom_size),
             leave_out=args.leave_out,

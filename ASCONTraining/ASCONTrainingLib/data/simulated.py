@@ -36,6 +36,7 @@ def prepare_simulated(
     out: str | Path,
     *,
     dose: float | tuple[float, float] = 0.25,
+    noises: int = 1,
     phantoms: int = 0,
     phantom_shape: tuple[int, int, int] = (8, 512, 512),
     leave_out: Sequence[str] = (),
@@ -57,6 +58,8 @@ def prepare_simulated(
             None: phantoms only.
         out, log, progress: as of `prepare.prepare_mayo2016`.
         dose: fraction of the normal dose, below 1; two of them for a random one of each volume (uniform logarithm).
+        noises: how often each training scan is in the set, each time with other noise (and another dose, where that is
+            random): a training that sees a scan hundreds of times learns its noise by heart.
         phantoms: phantoms besides: those of PHANTOMS in turn, with random pixels, slices, kernels and photons. They
             train, or, where there is nothing else, are split like patients.
         phantom_shape: slices, rows, columns of a phantom.
@@ -75,6 +78,8 @@ def prepare_simulated(
     doses = (dose, dose) if isinstance(dose, (int, float)) else dose
     if len(doses) != 2 or not 0 < doses[0] <= doses[1] < 1:
         raise InputError(f"The dose must be above 0 and below 1, or two such numbers in ascending order; got {dose}.")
+    if noises < 1:
+        raise InputError(f"Each scan is in the set once or more; got {noises} noises.")
     if phantoms < 0 or (src is None and phantoms == 0):
         raise InputError("There is nothing to simulate from: give a folder of normal-dose volumes, or phantoms.")
     simulator = _Simulator(simulate or physics.simulate, scan or physics.scan, doses, seed, device, phantom_shape, log)
@@ -87,14 +92,17 @@ def prepare_simulated(
         split_of = split_of_patients(src, chosen, patients, log)
         check_patient_ids(src, {p: [v.patient_id for v in members] for p, members in patients.items()}, split_of, log)
         plans = [
-            simulator.plan("-".join(path_parts(src, volume)), patient, split_of[patient], volume)
+            simulator.plan("-".join(path_parts(src, volume)) + again, patient, split_of[patient], volume)
             for patient in sorted(split_of)
             for volume in patients[patient]
+            for again in ["", *(f"-noise{n}" for n in range(2, noises + 1) if split_of[patient] == "train")]
         ]
     for number, name in enumerate(names):
         split_name = next((s for s in SPLITS if name in chosen[s]), "train")
         plans.append(simulator.phantom_plan(name, split_name, number))
     settings = {"split": chosen, "dose": list(doses), "seed": seed}
+    if noises > 1:
+        settings["noises"] = noises
     if leave_out:
         settings["leave_out"] = sorted(leave_out)
     return write_set(plans, out, "simulate", settings, log=log, progress=progress, skip_unusable=True)

@@ -93,6 +93,23 @@ def test_random_dose_and_noise_hang_on_the_volume_not_on_its_turn(tmp_path):
     assert all(outcomes[0][name] == outcomes[1][name] for name in "bdf")
 
 
+def test_training_scans_are_there_several_times_with_other_noise(tmp_path):
+    normal_dose_tree(tmp_path / "in")
+    settings = {"simulate": fake_simulate([]), "device": "cpu", "noises": 3}
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", **settings)
+    once = index.of("train")[0]
+    copies = [v for v in index.volumes if v.patient == once.patient]
+    assert [v.name for v in copies] == [once.name, f"{once.name}-noise2", f"{once.name}-noise3"]
+    ndct, ldct = ([arrays_of(tmp_path / "out", v.name)[which] for v in copies] for which in (0, 1))
+    assert all((other == ndct[0]).all() for other in ndct)
+    assert len({int((low - high).ravel()[0]) for low, high in zip(ldct, ndct, strict=True)}) > 1
+    assert all(len([v for v in index.volumes if v.patient == p.patient]) == 1 for p in index.of("validation"))
+    with pytest.raises(InputError, match="made with another noises"):
+        prepare_simulated(tmp_path / "in", tmp_path / "out", **settings | {"noises": 2})
+    with pytest.raises(InputError, match="once or more; got 0"):
+        prepare_simulated(tmp_path / "in", tmp_path / "none", **settings | {"noises": 0})
+
+
 def test_phantoms_stand_in(tmp_path):
     scans = []
 
