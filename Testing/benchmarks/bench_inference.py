@@ -328,8 +328,10 @@ def roofline(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     device = devices.pick_device(args.device)
     network, _ = load_network(find_model(args.model))
+    tf32 = mixed_precision.fits_tf32(network, device)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     rates, copy_rate = measured_rates(device)
-    dtype = mixed_precision.mixed_dtype(device)
+    dtype = None if tf32 else mixed_precision.mixed_dtype(device)
     layers = count_layers(mixed_precision.mixed_copy(network, dtype) if dtype else copy.deepcopy(network), 512)
     shown = ", ".join(f"{name} {rate / 1e12:.2f} TFLOP/s" for name, rate in rates.items())
     print(f"\nRoofline of 512x512 at rates measured here: {shown}, copy {copy_rate / 1e9:.1f} GB/s")

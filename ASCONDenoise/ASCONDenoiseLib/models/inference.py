@@ -38,7 +38,7 @@ BYTES_PER_PIXEL = 6000
 """Safe estimate of a forward pass; ESAU-Net took 3600 on a CPU (measured: 0.93 GB for 512x512)."""
 
 GPU_BATCH_PIXELS = 8 * 512 * 512
-"""Most pixels at once: enough work to hide a GPU's launches of kernels behind (reckoned, not measured yet)."""
+"""Most pixels at once: enough work to hide a GPU's launches of kernels behind (reckoned)."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class _Runner:
 
     @property
     def _tf32(self) -> bool:
-        return self.device.type == "cuda" and self.precision == "auto"
+        return self.precision == "auto" and mixed_precision.fits_tf32(self.network, self.device)
 
     def _outputs(self, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray | None] | None:
         """(B, H, W) -> output and features, in float32 and the slices' size; None where memory ran out."""

@@ -1,4 +1,4 @@
-"""In what precision a network runs: its copy with most convolutions in bf16, where it is fast, and faithful to fp32.
+"""In what precision a network runs: fp32, TF32, or a copy with most convolutions in bf16 that is faithful to fp32.
 
 A network has a bf16 form where its class names in PRECISE_LAYERS the layers that stay in fp32 (as patterns of
 `fnmatch`). Against fp32 the copy may cost 0.5 HU RMS and 5 HU at most; a small phantom is denoised both ways first,
@@ -23,16 +23,12 @@ from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU, clip_to_window, to_unit
 
 FP32 = "fp32"
-TF32 = "fp32, convolutions in TF32"
+TF32 = "fp32 with TF32 convolutions"
 MIXED = "bf16 convolutions, fp32 image path"
 """What results say of their precision. TensorFloat-32 is on in the second alone."""
 
 PRECISIONS = ("auto", "fp32", "bf16")
-"""What can be asked for. Auto is TF32 on CUDA; on a CPU it is bf16 where that is fast and faithful, else fp32.
-
-On an H100 the pair of version 0.3.1 took 13.5 ms a slice in TF32, written plainly, and was 0.03 HU (RMS) off fp32; in
-bf16 it took 17.8 ms and was 0.45 HU off.
-"""
+"""What can be asked for; auto: TF32 where `fits_tf32` says so, else bf16 where it is fast and faithful, else fp32."""
 
 FAITHFUL_RMS_HU, FAITHFUL_MAX_HU = 0.5, 5.0
 """How far the bf16 result may lie from fp32."""
@@ -75,6 +71,15 @@ def mixed_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if any(ask is not None and ask() for ask in asked) else None
 
 
+def fits_tf32(network: nn.Module, device: torch.device) -> bool:
+    """CUDA from Ampere on, for networks that add to the image and do not hand it on through their layers.
+
+    On an H100 the pair of version 0.3.1, written plainly, took 13.5 ms a slice with convolutions in TF32, 0.03 HU (RMS)
+    from fp32; in bf16, as it runs here, it took 17.8 ms and was 0.45 HU off.
+    """
+    return device.type == "cuda" and mixed_dtype(device) is not None and bool(getattr(network, "residual", False))
+
+
 def lowered_layers(network: nn.Module) -> list[str]:
     """Names of the convolutions that are not among a network's PRECISE_LAYERS: those that its bf16 form has in bf16."""
     precise: Any = network.PRECISE_LAYERS
@@ -115,7 +120,7 @@ def chosen(network: nn.Module, device: torch.device, precision: str, run: Run) -
         return network, ""
     if precision == "bf16":
         return mixed_copy(network, dtype), ""
-    if device.type == "cuda":
+    if fits_tf32(network, device):
         return network, ""
     state = (device, [(id(w), w._version) for w in network.parameters()])
     if network not in trials or trials[network].state != state:

@@ -54,7 +54,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
                 metavar="N",
                 type=int,
                 default=1,
-                help="times that a training scan is in the set, with other noise",
+                help="times that a training scan is in the set, with other noise (default: 1)",
             )
             add("--phantoms", metavar="N", type=int, default=0, help="abdomens, chests and heads besides (default: 0)")
             add("--phantom-size", metavar="N", type=int, default=512, help="side in pixels (default: 512)")

@@ -35,7 +35,7 @@ SHORT = {
     "seed": (int, "of the random numbers"),
     "precision": (str, "fp32, bf16 or fp16"),
     "initial": (str, "model to begin with, name or file (default: random weights)"),
-    "workers": (int, "threads that read the data"),
+    "workers": (int, "threads, beside a GPU processes, that prepare batches"),
 }
 """Settings that have an option of their own, with its help."""
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONTrainingLib.data.training_set import Key, TrainingSet
 
 AHEAD = 2
-"""Batches that are prepared in advance, or as many as there are workers."""
+"""Batches that are prepared in advance; by processes, so many for each."""
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-"""(LDCT, NDCT), (b, 1, h, w) each."""
+"""(LDCT, NDCT), (1, h, w) each; of a batch (b, 1, h, w)."""
 
 
 class Batches:
@@ -98,8 +98,8 @@ class Stage:
 class BatchLoader:
     """A stage's batches for this process, on its device, from step `start` of `epoch` on, without end.
 
-    Lesions and kernels are Python's work, of which threads do one thing at a time. That is enough beside a CPU's step;
-    a GPU's would wait, so there the workers are processes, where the system can fork them (Linux).
+    Lesions and kernels are made in Python, which runs one thread at a time. That is enough beside a CPU's step; a GPU
+    would wait, so there the workers are processes, where the system can fork them (Linux).
 
     Args:
         stage: images and their order.
@@ -111,36 +111,39 @@ class BatchLoader:
     def __init__(self, stage: Stage, epoch: int, start: int, workers: int, device: torch.device):
         self.stage, self.device = stage, device
         self._keys = _keys(stage.batches, epoch, start)
-        self._ahead: deque[Future[Pair]] = deque()
-        self._most_ahead = max(AHEAD, workers)
-        self._pool: Executor | None = None
-        self._made = partial(_batch, stage.items)
+        self._pool = self._processes = None
+        self._ahead: deque[list[Future[Pair]]] = deque()
         if workers and _forks(device):
-            forked = multiprocessing.get_context("fork")
-            self._pool = ProcessPoolExecutor(workers, forked, initializer=_begin_process, initargs=(stage.items,))
-            self._made = _batch_in_process
+            loader = DataLoader(
+                _Tried(stage.items),
+                batch_sampler=self._keys,
+                num_workers=workers,
+                prefetch_factor=AHEAD,
+                collate_fn=_together,
+                pin_memory=device.type == "cuda",
+                multiprocessing_context="fork",
+            )
+            self._processes = _begun(loader)
         elif workers:
             self._pool = ThreadPoolExecutor(workers, "ascon-data")
 
     def next(self) -> Pair:
         """The next batch. Raises what reading raises, and OSError where a process that reads has ended."""
-        if self._pool is None:
-            pair = self._made(next(self._keys))
+        if self._processes is not None:
+            pair = _next_of(self._processes)
+        elif self._pool is None:
+            pair = _stacked([self.stage.items[key] for key in next(self._keys)])
         else:
-            try:
-                while len(self._ahead) <= self._most_ahead:
-                    self._ahead.append(self._pool.submit(self._made, next(self._keys)))
-                pair = self._ahead.popleft().result()
-            except BrokenExecutor as error:
-                raise OSError(
-                    "A process that prepares batches was ended from outside, for want of memory as a rule: set fewer "
-                    "workers."
-                ) from error
+            while len(self._ahead) <= AHEAD:
+                keys = next(self._keys)
+                self._ahead.append([self._pool.submit(self.stage.items.__getitem__, key) for key in keys])
+            pair = _stacked([future.result() for future in self._ahead.popleft()])
         ldct, ndct = map(self._moved, pair)
         return ldct, ndct
 
     def close(self) -> None:
         """Nothing more is read."""
+        self._processes = None  # which ends them
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -155,24 +158,51 @@ def _forks(device: torch.device) -> bool:
     return device.type == "cuda" and sys.platform == "linux"
 
 
-def _batch(items: TrainingSet, keys: list[Key]) -> Pair:
-    ldct, ndct = (torch.stack(images) for images in zip(*map(items.__getitem__, keys), strict=True))
+def _begun(loader: DataLoader[Pair | Exception]) -> Iterator[Pair | Exception]:
+    """The processes' batches. A process that ends is noticed when a batch is asked for, not by a signal in between."""
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+class _Tried(Dataset[Pair | Exception]):
+    """A set's pairs, or what reading one raised: a DataLoader would put its traceback into the error's text."""
+
+    def __init__(self, items: TrainingSet):
+        self.items = items
+
+    def __getitem__(self, key: Key) -> Pair | Exception:
+        try:
+            return self.items[key]
+        except (OSError, ValueError) as error:
+            return error
+
+
+def _together(pairs: list[Pair | Exception]) -> Pair | Exception:
+    """The batch, or the first error."""
+    whole = [pair for pair in pairs if not isinstance(pair, Exception)]
+    return _stacked(whole) if len(whole) == len(pairs) else next(p for p in pairs if isinstance(p, Exception))
+
+
+def _stacked(pairs: list[Pair]) -> Pair:
+    ldct, ndct = (torch.stack(images) for images in zip(*pairs, strict=True))
     return ldct, ndct
 
 
-_items_of_process: TrainingSet
-"""In a worker process: what it reads from."""
-
-
-def _begin_process(items: TrainingSet) -> None:
-    global _items_of_process
-    _items_of_process = items
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which ends its workers
-    torch.set_num_threads(1)
-
-
-def _batch_in_process(keys: list[Key]) -> Pair:
-    return _batch(_items_of_process, keys)
+def _next_of(batches: Iterator[Pair | Exception]) -> Pair:
+    try:
+        pair = next(batches)
+    except (RuntimeError, OSError, EOFError) as error:  # not what reading raised: that comes as a value
+        reason = (str(error) or "no answer").strip().splitlines()[-1]
+        raise OSError(
+            f"The processes that prepare batches have failed ({reason}). For want of memory as a rule, of shared "
+            "memory (/dev/shm; docker's --shm-size) above all: set fewer workers."
+        ) from error
+    if isinstance(pair, Exception):
+        raise pair
+    return pair
 
 
 def _keys(batches: Batches, epoch: int, start: int) -> Iterator[list[Key]]:

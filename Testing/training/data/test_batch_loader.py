@@ -23,6 +23,7 @@ def test_the_loader_gives_the_batches_in_order_from_any_step(tmp_path, monkeypat
     items = TrainingSet(make_set(tmp_path / "set"), "train", 32, seed=4)
     stage = Stage(0.0, items, Batches(len(items), 2, seed=4, steps=3))
     loader = BatchLoader(stage, 1, 1, workers, torch.device("cpu"))
+    assert (loader._processes is not None) == forks
     for epoch, start in ((1, 1), (1, 2), (2, 0), (2, 1)):
         keys = next(iter(Batches(len(items), 2, seed=4, steps=3, epoch=epoch, start=start)))
         expected = [torch.stack(images) for images in zip(*(items[key] for key in keys), strict=True)]
@@ -36,9 +37,8 @@ def test_a_worker_process_that_was_killed_is_told(tmp_path, monkeypatch):
     items = TrainingSet(make_set(tmp_path / "set"), "train", 32)
     loader = BatchLoader(Stage(0.0, items, Batches(len(items), 2)), 0, 0, 1, torch.device("cpu"))
     loader.next()
-    (process,) = loader._pool._processes
-    os.kill(process, signal.SIGKILL)
-    with pytest.raises(OSError, match="prepares batches was ended from outside.*fewer workers"):
+    os.kill(loader._processes._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(OSError, match=r"processes that prepare batches have failed \(\S.*fewer workers"):
         for _ in range(9):
             loader.next()
     loader.close()
@@ -50,6 +50,14 @@ def test_what_a_worker_process_cannot_read_is_told(tmp_path, monkeypatch):
     items = TrainingSet(make_set(tmp_path / "set"), "train", 32)
     monkeypatch.setattr(TrainingSet, "__getitem__", lambda self, key: (_ for _ in ()).throw(OSError(5, "broken disk")))
     loader = BatchLoader(Stage(0.0, items, Batches(len(items), 2)), 0, 0, 2, torch.device("cpu"))
-    with pytest.raises(OSError, match="broken disk"):
+    with pytest.raises(OSError, match=r"^\[Errno 5\] broken disk$"):
         loader.next()
     loader.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "system", "forks"), [("cuda", "linux", True), ("cuda", "win32", False), ("cpu", "linux", False)]
+)
+def test_processes_are_for_gpus_where_the_system_forks(monkeypatch, device, system, forks):
+    monkeypatch.setattr(sys, "platform", system)
+    assert batches._forks(torch.device(device)) == forks

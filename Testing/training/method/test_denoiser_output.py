@@ -64,7 +64,7 @@ def test_bf16_in_training_is_bf16_in_inference():
 
 
 @pytest.mark.parametrize("model", ["best", "fast"])
-def test_bf16_in_training_is_faithful_with_the_weights_that_ship(model):
+def test_bf16_in_training_is_near_to_fp32_with_the_weights_that_ship(model):
     """About half an HU on the phantom on which inference demands that; autocast alone costs twice as much."""
     network, _ = load_network(find_model(model))
     hu = mixed_precision._phantom_hu()
