@@ -179,7 +179,7 @@ def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
 
 
 @pytest.mark.parametrize("model", ["fast", None])
-def test_bf16_of_the_models_that_come_with_it_is_judged_rightly(model):
+def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model):
     """The emulation of bf16 on a CPU without it gives the same rounding."""
     network, _ = load_network(find_model(model))
     y, x = np.mgrid[:144, :136] - 70.0
@@ -189,7 +189,7 @@ def test_bf16_of_the_models_that_come_with_it_is_judged_rightly(model):
     fast = denoise(volume, network, precision="bf16", device="cpu").voxels
     difference = fast - exact
     rms_hu = np.sqrt((difference**2).mean())
-    assert 0 < rms_hu < 1
+    assert 0 < rms_hu < 0.75
     assert abs(difference.mean()) < 0.1
     assert next(network.parameters()).dtype == torch.float32  # the network itself is as before
 
@@ -197,9 +197,8 @@ def test_bf16_of_the_models_that_come_with_it_is_judged_rightly(model):
         with torch.inference_mode():
             return tried(torch.from_numpy(unit)[:, None]).numpy()
 
-    faithful, found_hu = mixed_precision._cost(network, mixed_copy(network, torch.bfloat16), run)
-    assert faithful == (rms_hu < 0.5 and abs(difference).max() < 5)
-    assert found_hu == pytest.approx(rms_hu, rel=0.3)
+    _, tried_hu = mixed_precision._cost(network, mixed_copy(network, torch.bfloat16), run)
+    assert tried_hu == pytest.approx(rms_hu, rel=0.3)
 
 
 @pytest.mark.parametrize(
