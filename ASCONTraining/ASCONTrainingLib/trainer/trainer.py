@@ -279,6 +279,7 @@ class _Training:
         try:
             ldct, ndct = self._batches().next()
         except (OSError, ValueError) as error:
+            self._stop_if_interrupted()  # the signal may have ended the processes that read
             self._save()
             reason = str(error)
             if isinstance(error, OSError) and error.filename is not None:

@@ -19,6 +19,7 @@ from trainer_fixtures import (
 from training_fixtures import tiny_config
 
 from ASCONDenoiseLib.errors import Failure
+from ASCONTrainingLib.data.batches import BatchLoader
 from ASCONTrainingLib.trainer import interruption, validation
 from ASCONTrainingLib.trainer.run_folder import load_checkpoint
 from ASCONTrainingLib.trainer.trainer import fit
@@ -57,6 +58,19 @@ def test_sigterm_saves_too(a_set, tmp_path):
         )
     assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 2
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as before
+
+
+def test_sigterm_that_ends_the_processes_that_read_as_well_is_no_failure(a_set, tmp_path, monkeypatch):
+    """As `timeout` sends it, to the whole group."""
+
+    def ended(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError("The processes that prepare batches have failed.")
+
+    monkeypatch.setattr(BatchLoader, "next", ended)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_config(), a_set, tmp_path / "run", device=CPU)
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 0
 
 
 def test_interrupt_during_validation_is_obeyed_and_the_validation_made_up_for(a_set, tmp_path, monkeypatch):
