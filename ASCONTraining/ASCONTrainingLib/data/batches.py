@@ -162,7 +162,7 @@ def _begun(loader: DataLoader[Pair | Exception]) -> Iterator[Pair | Exception]:
     """The processes' batches. A process that ends is noticed when a batch is asked for, not by a signal in between."""
     before = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
-    if threading.current_thread() is threading.main_thread():
+    if before is not None and threading.current_thread() is threading.main_thread():  # None: not Python's to put back
         signal.signal(signal.SIGCHLD, before)
     return batches
 
