@@ -178,8 +178,8 @@ def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
     assert mixed_precision.mixed_dtype(torch.device("mps")) is None
 
 
-@pytest.mark.parametrize("model", ["fast", None])
-def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model):
+@pytest.mark.parametrize(("model", "most_rms_hu", "most_hu"), [("fast", 0.55, 5.0), (None, 0.7, 8.5)])
+def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, most_rms_hu, most_hu):
     """The emulation of bf16 on a CPU without it gives the same rounding."""
     network, _ = load_network(find_model(model))
     y, x = np.mgrid[:144, :136] - 70.0
@@ -189,7 +189,7 @@ def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model):
     fast = denoise(volume, network, precision="bf16", device="cpu").voxels
     difference = fast - exact
     rms_hu = np.sqrt((difference**2).mean())
-    assert 0 < rms_hu < 0.75
+    assert 0 < rms_hu < most_rms_hu and abs(difference).max() < most_hu
     assert abs(difference.mean()) < 0.1
     assert next(network.parameters()).dtype == torch.float32  # the network itself is as before
 

@@ -182,8 +182,12 @@ class _Tried(Dataset[Pair | Exception]):
 
 def _together(pairs: list[Pair | Exception]) -> Pair | Exception:
     """The batch, or the first error."""
-    whole = [pair for pair in pairs if not isinstance(pair, Exception)]
-    return _stacked(whole) if len(whole) == len(pairs) else next(p for p in pairs if isinstance(p, Exception))
+    read = []
+    for pair in pairs:
+        if isinstance(pair, Exception):
+            return pair
+        read.append(pair)
+    return _stacked(read)
 
 
 def _stacked(pairs: list[Pair]) -> Pair:
