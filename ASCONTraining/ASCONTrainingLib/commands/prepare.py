@@ -56,6 +56,11 @@ def add(subparsers: argparse._SubParsersAction) -> None:
                 default=1,
                 help="times that a training scan is in the set, with other noise (default: 1)",
             )
+            add(
+                "--levels",
+                metavar="MODEL",
+                help="each of these a second time, with more or less noise: what of it is noise, this model tells",
+            )
             add("--phantoms", metavar="N", type=int, default=0, help="abdomens, chests and heads besides (default: 0)")
             add("--phantom-size", metavar="N", type=int, default=512, help="side in pixels (default: 512)")
             add("--leave-out", metavar="NAME", nargs="+", default=[], help="volumes or patients that are too noisy")
@@ -79,6 +84,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
             args.out,
             dose=args.dose[0] if len(args.dose) == 1 else tuple(args.dose),
             noises=args.noises,
+            levels_by=args.levels,
             phantoms=args.phantoms,
             phantom_shape=(8, args.phantom_size, args.phantom_size),
             leave_out=args.leave_out,

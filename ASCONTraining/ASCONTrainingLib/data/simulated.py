@@ -15,6 +15,7 @@ import numpy as np
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.imaging.hounsfield import Padding
+from ASCONTrainingLib.data import noise_levels
 from ASCONTrainingLib.data.augmentation import log_uniform
 from ASCONTrainingLib.data.discovery import SourceVolume, dicom_series, image_files, path_parts
 from ASCONTrainingLib.data.pairing import PairedVolume, to_int16
@@ -37,6 +38,7 @@ def prepare_simulated(
     *,
     dose: float | tuple[float, float] = 0.25,
     noises: int = 1,
+    levels_by: str | None = None,
     phantoms: int = 0,
     phantom_shape: tuple[int, int, int] = (8, 512, 512),
     leave_out: Sequence[str] = (),
@@ -60,6 +62,8 @@ def prepare_simulated(
         dose: fraction of the normal dose, below 1; two of them for a random one of each volume (uniform logarithm).
         noises: how often each training scan is in the set, each time with other noise (and another dose, where that is
             random): a training that sees a scan hundreds of times learns its noise by heart.
+        levels_by: a model, name or file, that tells anatomy from noise: each of these copies of a training scan is
+            there a second time, at another level of noise (`noise_levels`).
         phantoms: phantoms besides: those of PHANTOMS in turn, with random pixels, slices, kernels and photons. They
             train, or, where there is nothing else, are split like patients.
         phantom_shape: slices, rows, columns of a phantom.
@@ -82,7 +86,16 @@ def prepare_simulated(
         raise InputError(f"Each scan is in the set once or more; got {noises} noises.")
     if phantoms < 0 or (src is None and phantoms == 0):
         raise InputError("There is nothing to simulate from: give a folder of normal-dose volumes, or phantoms.")
-    simulator = _Simulator(simulate or physics.simulate, scan or physics.scan, doses, seed, device, phantom_shape, log)
+    simulator = _Simulator(
+        simulate or physics.simulate,
+        scan or physics.scan,
+        doses,
+        seed,
+        device,
+        phantom_shape,
+        log,
+        None if levels_by is None else _denoiser(levels_by, device),
+    )
     patients = {} if src is None else _without(Path(src), _normal_dose_volumes(Path(src), log), leave_out)
     names = [f"phantom{number}" for number in range(phantoms)]
     chosen = read_split(split) if split else automatic_split(patients or names, seed)
@@ -97,12 +110,20 @@ def prepare_simulated(
             for volume in patients[patient]
             for again in ["", *(f"-noise{n}" for n in range(2, noises + 1) if split_of[patient] == "train")]
         ]
+        plans += [
+            simulator.plan("-".join(path_parts(src, volume)) + f"-level{copy + 1}", patient, "train", volume, copy)
+            for patient in sorted(split_of)
+            for volume in patients[patient]
+            for copy in range(noises if levels_by is not None and split_of[patient] == "train" else 0)
+        ]
     for number, name in enumerate(names):
         split_name = next((s for s in SPLITS if name in chosen[s]), "train")
         plans.append(simulator.phantom_plan(name, split_name, number))
     settings = {"split": chosen, "dose": list(doses), "seed": seed}
     if noises > 1:
         settings["noises"] = noises
+    if levels_by is not None:
+        settings["levels_by"] = levels_by
     if leave_out:
         settings["leave_out"] = sorted(leave_out)
     return write_set(plans, out, "simulate", settings, log=log, progress=progress, skip_unusable=True)
@@ -171,6 +192,21 @@ PHANTOMS = (
 )
 
 
+ANATOMY_DOSE = 0.25
+"""At which a denoiser tells anatomy from noise: what noise it is to leave is little then, of the normal dose much."""
+
+Denoiser = Callable[[np.ndarray, Padding], np.ndarray]
+"""(S, H, W) int16 HU and what of it is padding -> the same shape and type, denoised."""
+
+
+def _denoiser(model: str, device: str) -> Denoiser:
+    from ASCONDenoiseLib.models.files import find_model, load_network
+    from ASCONDenoiseLib.models.inference import denoise
+
+    network, _ = load_network(find_model(model))
+    return lambda hu, padding_hu: denoise(hu, network, device=device, padding_hu=padding_hu).voxels
+
+
 @dataclass(frozen=True)
 class _Simulator:
     """Pairs from normal-dose volumes. All that is random hangs on the seed and the volume's name, not on its turn."""
@@ -182,12 +218,17 @@ class _Simulator:
     device: str
     phantom_shape: tuple[int, int, int]
     log: Log
+    denoised: Denoiser | None = None
 
-    def plan(self, name: str, patient: str, split: str, source: SourceVolume) -> VolumePlan:
+    def plan(self, name: str, patient: str, split: str, source: SourceVolume, level: int | None = None) -> VolumePlan:
         def make() -> PairedVolume:
             volume = source.read()
-            ndct, spacing_mm = to_int16(volume.voxels), volume.geometry.spacing_mm
-            return self._pair(name, ndct, spacing_mm, volume.padding_hu, None, "scan")
+            ndct, spacing_mm, padding_hu = to_int16(volume.voxels), volume.geometry.spacing_mm, volume.padding_hu
+            pair = self._pair(name, ndct, spacing_mm, padding_hu, None, "scan")
+            if level is None or self.denoised is None:
+                return pair
+            noisy = self._pair(f"{name} anatomy", ndct, spacing_mm, padding_hu, None, "scan", dose=ANATOMY_DOSE).ldct
+            return noise_levels.at_level(pair, self.denoised(noisy, padding_hu), level)
 
         return VolumePlan(name, patient, split, source.where.as_posix(), self._dose(name), make)
 
@@ -219,11 +260,13 @@ class _Simulator:
         padding_hu: Padding,
         photons: float | None,
         kernel: str | Kernel,
+        dose: float | None = None,
     ) -> PairedVolume:
         from ASCONDenoiseLib.physics.settings import DoseSettings
 
         seed = int(self._random(name).integers(2**31))
-        settings = DoseSettings(dose=self._dose(name), photons=photons, kernel=kernel, seed=seed)
+        dose = self._dose(name) if dose is None else dose
+        settings = DoseSettings(dose=dose, photons=photons, kernel=kernel, seed=seed)
         simulation = self.simulate(ndct, spacing_mm, settings, device=self.device, padding_hu=padding_hu)
         for note in simulation.notes:
             self.log(f"{name}: {note}")

@@ -11,12 +11,16 @@ import pydicom
 import pytest
 from ct_folder_fixtures import arrays_of, assert_holds, mayo_2020_tree, some_pair
 from dicom_fixtures import make_ct_series
+from model_fixtures import a_card
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Geometry, Volume
+from ASCONDenoiseLib.models.files import save_model
+from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
 from ASCONDenoiseLib.physics.calibration import CalibrationError
 from ASCONDenoiseLib.physics.settings import KERNELS, Kernel
+from ASCONTrainingLib.data.noise_levels import LEVELS
 from ASCONTrainingLib.data.simulated import PHANTOMS, SCANNER_BLUR_MM, prepare_simulated, psf_mm
 from ASCONTrainingLib.data.training_set import EvaluationSet
 
@@ -108,6 +112,32 @@ def test_training_scans_are_there_several_times_with_other_noise(tmp_path):
         prepare_simulated(tmp_path / "in", tmp_path / "out", **settings | {"noises": 2})
     with pytest.raises(InputError, match="once or more; got 0"):
         prepare_simulated(tmp_path / "in", tmp_path / "none", **settings | {"noises": 0})
+
+
+def test_training_scans_are_there_at_other_levels_of_noise(tmp_path):
+    identity = ESAUNet(residual=True, channels=8)  # as it begins
+    save_model(identity, a_card(settings={"residual": True, "channels": 8}), tmp_path / "identity.safetensors")
+    volumes = normal_dose_tree(tmp_path / "in")
+    calls = []
+    settings = {"simulate": fake_simulate(calls), "device": "cpu", "noises": 4}
+    index = prepare_simulated(
+        tmp_path / "in", tmp_path / "out", levels_by=str(tmp_path / "identity.safetensors"), **settings
+    )
+    once = index.of("train")[0]
+    copies = [v for v in index.volumes if "-level" in v.name]
+    assert [(v.patient, v.split) for v in copies] == [(once.patient, "train")] * 4
+    seeds = iter([call.settings for call in calls][-8:])  # of the pair, then of what is denoised
+    for copy, (own, added) in zip(copies, LEVELS, strict=True):
+        pair, anatomy = next(seeds), next(seeds)
+        assert (pair.dose, anatomy.dose) == (0.25, 0.25) and pair.seed != anatomy.seed
+        noise = {s: s.seed % 50 + 1 for s in (pair, anatomy)}
+        ndct, ldct = arrays_of(tmp_path / "out", copy.name)
+        # the identity takes nothing off: the anatomy is the NDCT and that noise, whose share is 1 - own
+        expected = volumes[once.patient] + (1 - own) * noise[anatomy]
+        assert np.abs(ndct - expected).max() <= 0.5
+        assert np.abs(ldct - (expected + added * noise[pair])).max() <= 0.5
+    with pytest.raises(InputError, match="made with another levels_by"):
+        prepare_simulated(tmp_path / "in", tmp_path / "out", **settings)
 
 
 def test_phantoms_stand_in(tmp_path):
