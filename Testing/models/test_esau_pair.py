@@ -8,12 +8,13 @@ import torch
 from model_fixtures import SPOT_SIDE, a_card, noise_with_a_spot
 from plain_esau_net import PlainNet, plain
 from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
+from torch.special import erf
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.models import mixed_precision
 from ASCONDenoiseLib.models.files import load_network, save_model
 from ASCONDenoiseLib.models.networks import anatomy_of, build, esau_pair, has_features, image_of
-from ASCONDenoiseLib.models.networks.esau_pair import ESAUPair, significance
+from ASCONDenoiseLib.models.networks.esau_pair import HU, ESAUPair, at_edges, in_little_noise, significance
 
 
 def significance_of(image: np.ndarray) -> np.ndarray:
@@ -42,6 +43,30 @@ def test_a_lesion_stands_out_and_noise_does_not():
     assert significance_of(np.zeros((16, 24))).max() == 0  # of nothing, in an image smaller than the filters
 
 
+def test_an_edge_counts_by_its_steepness_over_the_noise():
+    side = 96
+    step = 50 * HU * (1 + erf((torch.arange(side) - 47.5) / (1.5 * 2**0.5)))  # 100 HU, blurred by 1.5 pixels
+    image = step.expand(side, side)[None, None]
+    noise = torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(0)) * 5 * HU
+    steepest = 100 / np.sqrt(2 * np.pi * (1.5**2 + 1)) / 5  # after the Gaussian of one pixel
+    share = at_edges(image, noise, steepest - 4)[0, 0]
+    assert share[16:-16, 47:49].min() > 0.8 and share[:, :40].max() < 1e-6 and share[:, -40:].max() < 1e-6
+    assert at_edges(image, noise, steepest + 0.5).max() < 0.2  # the noise scatters by some tenths
+    assert torch.allclose(at_edges(image.mT, noise.mT, 4.0).mT, at_edges(image, noise, 4.0), atol=1e-6)
+    assert at_edges(torch.zeros_like(noise), noise * 0, 4.0).max() == 0
+
+
+@pytest.mark.parametrize(("noise_hu", "share"), [(4.0, 0.96), (9.0, 0.96), (10.8, 0.48), (12.5, 0.0), (40.0, 0.0)])
+def test_little_noise_is_measured_beside_structure(noise_hu, share):
+    removed = torch.randn(1, 1, 130, 130, generator=torch.Generator().manual_seed(0)) * noise_hu * HU
+    structure = torch.zeros_like(removed)
+    structure[..., 60:70, :] = 1
+    removed[..., 60:70, :] = 300 * HU
+    found = in_little_noise(removed, structure, 12.0)
+    assert found.mean() == pytest.approx(share, abs=0.05)
+    assert in_little_noise(removed, torch.ones_like(removed), 12.0).isfinite().all()
+
+
 @pytest.fixture
 def pair():
     torch.manual_seed(0)
@@ -63,6 +88,18 @@ def test_it_is_the_first_network_plus_what_stands_out_of_the_second(pair):
         pair(torch.rand(1, 1, 40, 48))
 
 
+def test_edges_and_little_noise_are_asked_for_by_its_settings(pair):
+    x = torch.rand(1, 1, 64, 48) * 0.01 + 0.3  # noise of some 9 HU
+    rules = {"significant_from": 3.0, "edges_from": 2.0, "little_noise_hu": 12.0}
+    ruled = ESAUPair.of(pair.error, pair.lesions, **rules)
+    with torch.no_grad():
+        first, more = pair.error(x), pair.lesions(x) - pair.error(x)
+        found = torch.maximum(significance(more, 3.0), at_edges(first, more, 2.0))
+        share = torch.maximum(found, in_little_noise(x - first, found, 12.0))
+        assert torch.allclose(ruled(x), first + share * more, atol=1e-6)
+        assert (share > significance(more, 3.0) + 0.1).any()
+
+
 def test_it_is_what_two_plain_networks_make_of_it(pair):
     """The networks as the paper writes them, folded and with the residual."""
     x = torch.rand(1, 1, 48, 64)
@@ -82,7 +119,7 @@ def test_two_models_become_one(pair, tmp_path):
         )
     (t, card), (r, _) = load_network(tmp_path / "t.safetensors"), load_network(tmp_path / "r.safetensors")
     card = replace(card, name="pair", architecture="esau_pair", settings={"significant_from": 2.5, **card.settings})
-    save_model(ESAUPair.of(t, r, 2.5), card, tmp_path / "pair.safetensors")
+    save_model(ESAUPair.of(t, r, significant_from=2.5), card, tmp_path / "pair.safetensors")
     network, card = load_network(tmp_path / "pair.safetensors")
     x = torch.rand(1, 1, 32, 32)
     with torch.no_grad():

@@ -178,8 +178,10 @@ def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
     assert mixed_precision.mixed_dtype(torch.device("mps")) is None
 
 
-@pytest.mark.parametrize(("model", "most_rms_hu", "most_hu"), [("fast", 0.55, 5.0), (None, 0.7, 8.5)])
-def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, most_rms_hu, most_hu):
+@pytest.mark.parametrize(
+    ("model", "most_rms_hu", "most_hu", "apart"), [("fast", 0.55, 5.0, 0.3), (None, 0.7, 8.5, 0.35)]
+)
+def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, most_rms_hu, most_hu, apart):
     """The emulation of bf16 on a CPU without it gives the same rounding."""
     network, _ = load_network(find_model(model))
     y, x = np.mgrid[:144, :136] - 70.0
@@ -198,7 +200,7 @@ def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, m
             return tried(torch.from_numpy(unit)[:, None]).numpy()
 
     _, tried_hu = mixed_precision._cost(network, mixed_copy(network, torch.bfloat16), run)
-    assert tried_hu == pytest.approx(rms_hu, rel=0.3)
+    assert tried_hu == pytest.approx(rms_hu, rel=apart)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,26 @@
-"""Two ESAU-Nets: one of the least error, and one that keeps lesions, where the two differ by more than noise does.
+"""Two ESAU-Nets: one of the least error, and one that keeps lesions, where there is more to keep than noise.
 
-Not in the paper. A network trained for the least error makes small faint lesions fainter; one trained for the response
-to lesions (`losses.response_loss` of the training) hands on coarse noise as well. Their difference shows which is
-which: it holds noise everywhere, and stands out of it where there is a lesion.
+Not in the paper. A network trained for the least error makes small faint lesions fainter and their edges wider; one
+trained for the response to lesions (`losses.response_loss` of the training) hands on coarse noise as well. So the
+second one counts where
+
+- the two differ by more than noise does (`significance`): their difference holds noise everywhere, and stands out of
+  it where there is a lesion;
+- the first one shows an edge (`at_edges`): noise is seen less there, and width is what an edge has to lose;
+- there is little noise to take off (`in_little_noise`), in heads above all: grey and white matter are 8 HU apart.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ASCONDenoiseLib.imaging.hounsfield import TRAINING_WINDOW_HU
 from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
 
 SIZES = (0.5, 0.8, 1.2, 2.0, 3.2)
@@ -26,6 +32,13 @@ NEIGHBOURHOOD = 65
 SIGNIFICANT_FROM = 2.5
 """Differences of so many times that mean begin to count, where nothing else is said."""
 
+HU = 1 / (TRAINING_WINDOW_HU[1] - TRAINING_WINDOW_HU[0])
+"""In unit range."""
+LEAST_NOISE_HU = 0.2
+"""Where two networks agree to less than this, steps of so little are edges."""
+LITTLE_NOISE_SHARE = 0.96
+"""Of the network that keeps lesions, at most, where there is little noise."""
+
 
 class Weights(NamedTuple):
     """Of a last layer: (channels out, channels in, 3, 3)."""
@@ -34,27 +47,36 @@ class Weights(NamedTuple):
 
 
 class ESAUPair(nn.Module):
-    """a + s (b - a), with a and b of two ESAU-Nets and s the `significance` of their difference.
+    """a + s (b - a), with a and b of two ESAU-Nets and s from 0 to 1, see the top of this file.
 
     Args:
         settings: of both networks (`ESAUNet`); residuals as a rule.
         significant_from: differences of so many times their local root mean square begin to count; one more, and they
             count fully.
+        edges_from: gradients per pixel of so many times that mean begin to count as edges; None: edges are as all else.
+        little_noise_hu: below this SD of what `a` takes off, `b` begins to count everywhere; at four fifths of it, it
+            does by LITTLE_NOISE_SHARE. 0: nowhere.
     """
 
     PRECISE_LAYERS = tuple(f"*.{name}" for name in ESAUNet.PRECISE_LAYERS)
 
-    def __init__(self, significant_from: float = SIGNIFICANT_FROM, **settings: bool | int) -> None:
+    def __init__(
+        self,
+        significant_from: float = SIGNIFICANT_FROM,
+        edges_from: float | None = None,
+        little_noise_hu: float = 0.0,
+        **settings: bool | int,
+    ) -> None:
         super().__init__()
-        self.significant_from = significant_from
+        self.significant_from, self.edges_from, self.little_noise_hu = significant_from, edges_from, little_noise_hu
         self.error, self.lesions = ESAUNet(**settings), ESAUNet(**settings)  # type: ignore[arg-type]
         self.SIDE_MULTIPLE, self.residual = self.error.SIDE_MULTIPLE, self.error.residual
 
     @classmethod
-    def of(cls, error: ESAUNet, lesions: ESAUNet, significant_from: float = SIGNIFICANT_FROM) -> ESAUPair:
-        """The pair of two networks of the same settings, with their weights."""
+    def of(cls, error: ESAUNet, lesions: ESAUNet, **rules: Any) -> ESAUPair:
+        """The pair of two networks of the same settings, with their weights; `rules` are the other arguments."""
         settings = {"residual": error.residual, "fold": error.fold, "channels": error.stem.out_channels}
-        pair = cls(significant_from, **settings).eval()
+        pair = cls(**rules, **settings).eval()
         pair.error.load_state_dict(error.state_dict())
         pair.lesions.load_state_dict(lesions.state_dict())
         return pair
@@ -76,7 +98,12 @@ class ESAUPair(nn.Module):
         of_error, of_lesions = features.chunk(2, dim=1)
         first = self.error.image(of_error, x)
         more = self.lesions.image(of_lesions, x) - first
-        return first + significance(more, self.significant_from) * more
+        share = significance(more, self.significant_from)
+        if self.edges_from is not None:
+            share = torch.maximum(share, at_edges(first, more, self.edges_from))
+        if self.little_noise_hu:
+            share = torch.maximum(share, in_little_noise(x - first, share, self.little_noise_hu))
+        return first + share * more
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range -> the denoised image, the same shape."""
@@ -99,6 +126,33 @@ def significance(difference: torch.Tensor, start: float) -> torch.Tensor:
         widened = F.max_pool2d(widened, (1, 2 * reach + 1), 1, (0, reach))
         result = torch.maximum(result, _averaged(widened, size))
     return result
+
+
+def at_edges(image: torch.Tensor, difference: torch.Tensor, start: float) -> torch.Tensor:
+    """Where a denoised image has edges, (B, 1, H, W), 0 to 1.
+
+    Its gradient per pixel, after a Gaussian of one, over the local root mean square of the `difference`, as a measure
+    of noise: 0 up to `start`, 1 from 1 beyond it on.
+    """
+    smooth = F.pad(_averaged(image, 1.0), (1, 1, 1, 1), mode="replicate")
+    along_rows = smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]
+    along_columns = smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]
+    around = _averaged(difference.square(), math.inf).sqrt()
+    steepness = 0.5 * torch.hypot(along_rows, along_columns) / around.clamp(min=LEAST_NOISE_HU * HU)
+    return _averaged((steepness - start).clamp(0, 1), 1.0)
+
+
+def in_little_noise(removed: torch.Tensor, structure: torch.Tensor, below_hu: float) -> torch.Tensor:
+    """By how much the noise in a place is little, (B, 1, H, W), 0 to LITTLE_NOISE_SHARE.
+
+    Args:
+        removed: what was taken off, (B, 1, H, W) in unit range: noise,
+        structure: but where there is this, (B, 1, H, W), 0 to 1.
+        below_hu: SD at which noise begins to be little; at four fifths of it, it is.
+    """
+    flat = 1 - structure
+    variance = _averaged(removed.square() * flat, math.inf) / _averaged(flat, math.inf).clamp(min=1e-3)
+    return LITTLE_NOISE_SHARE * (5 * (1 - variance.sqrt() / (below_hu * HU))).clamp(0, 1)
 
 
 def _averaged(x: torch.Tensor, sd: float) -> torch.Tensor:
