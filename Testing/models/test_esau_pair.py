@@ -88,16 +88,26 @@ def test_it_is_the_first_network_plus_what_stands_out_of_the_second(pair):
         pair(torch.rand(1, 1, 40, 48))
 
 
-def test_edges_and_little_noise_are_asked_for_by_its_settings(pair):
-    x = torch.rand(1, 1, 64, 48) * 0.01 + 0.3  # noise of some 9 HU
-    rules = {"significant_from": 3.0, "edges_from": 2.0, "little_noise_hu": 12.0}
-    ruled = ESAUPair.of(pair.error, pair.lesions, **rules)
+@pytest.mark.parametrize("rule", [{"edges_from": 2.0}, {"little_noise_hu": 12.0}])
+def test_edges_and_little_noise_are_asked_for_by_its_settings(pair, rule):
+    x = 0.3 + torch.rand(1, 1, 64, 48) * 0.01  # noise of some 9 HU
+    x[..., 24:] += 0.1
+    ruled = ESAUPair.of(pair.error, pair.lesions, significant_from=3.0, **rule)
     with torch.no_grad():
         first, more = pair.error(x), pair.lesions(x) - pair.error(x)
-        found = torch.maximum(significance(more, 3.0), at_edges(first, more, 2.0))
-        share = torch.maximum(found, in_little_noise(x - first, found, 12.0))
-        assert torch.allclose(ruled(x), first + share * more, atol=1e-6)
-        assert (share > significance(more, 3.0) + 0.1).any()
+        share = significance(more, 3.0)
+        besides = at_edges(first, more, 2.0) if "edges_from" in rule else in_little_noise(x - first, share, 12.0)
+        assert torch.allclose(ruled(x), first + torch.maximum(share, besides) * more, atol=1e-6)
+        assert (besides > share + 0.1).any() and not (besides > share + 0.1).all()
+
+
+def test_its_settings_are_checked_and_its_gradient_is_finite(pair):
+    for wrong in ({"edges_from": -1.0}, {"little_noise_hu": float("nan")}, {"significant_from": "much"}):
+        with pytest.raises(InputError, match="cannot be made with the settings"):
+            build("esau_pair", {"fold": 2, "channels": 8, **wrong})
+    ruled = ESAUPair.of(pair.error, pair.error, edges_from=2.0, little_noise_hu=12.0)  # which differ by nothing
+    ruled(torch.full((1, 1, 32, 32), 0.4)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in ruled.parameters())
 
 
 def test_it_is_what_two_plain_networks_make_of_it(pair):
@@ -118,12 +128,15 @@ def test_two_models_become_one(pair, tmp_path):
             network, a_card(name=name, architecture="esau_net", settings=settings), tmp_path / f"{name}.safetensors"
         )
     (t, card), (r, _) = load_network(tmp_path / "t.safetensors"), load_network(tmp_path / "r.safetensors")
-    card = replace(card, name="pair", architecture="esau_pair", settings={"significant_from": 2.5, **card.settings})
-    save_model(ESAUPair.of(t, r, significant_from=2.5), card, tmp_path / "pair.safetensors")
+    rules = {"significant_from": 2.75, "edges_from": 2.0, "little_noise_hu": 10.0}
+    made = ESAUPair.of(t, r, **rules)
+    card = replace(card, name="pair", architecture="esau_pair", settings=rules | card.settings)
+    save_model(made, card, tmp_path / "pair.safetensors")
     network, card = load_network(tmp_path / "pair.safetensors")
-    x = torch.rand(1, 1, 32, 32)
+    x = 0.3 + torch.rand(1, 1, 32, 32) * 0.01
     with torch.no_grad():
-        assert torch.equal(network(x), pair(x)) and card.architecture == "esau_pair"
+        assert torch.equal(network(x), made(x)) and card.architecture == "esau_pair"
+        assert not torch.equal(made(x), pair(x))
     with pytest.raises(InputError, match="cannot be made with the settings"):
         build("esau_pair", {"fold": 2, "width": 8})
 

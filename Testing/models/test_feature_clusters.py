@@ -231,14 +231,13 @@ def textures(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
 SHAPE, PHANTOM_MM = (1, 128, 128), {"abdomen": 380, "chest": 380, "cylinder": 230, "textures": 230}
 NORMAL_PHOTONS = {"abdomen": 1.5e6, "chest": 6e5, "cylinder": 1.5e6, "textures": 1.5e6}
 REACHED = {"abdomen": 0.46, "chest": 0.48, "cylinder": 0.68, "textures": 0.34}
-REACHED_BY_FAST = REACHED
-"""Adjusted Rand index of 8 clusters that the shipped models reach, less a margin of some 0.05. HU alone does as well;
-see the printed lines (pytest -s)."""
+"""Adjusted Rand index of 8 clusters that the shipped models reach, less a margin of some 0.05. HU alone does as well,
+and in the chest, at 0.71, better; see the printed lines (pytest -s)."""
 
 
 @pytest.fixture(scope="module", params=["best", "fast"])
-def the_model(request) -> tuple[nn.Module, dict[str, float]]:
-    return load_network(find_model(request.param))[0], REACHED_BY_FAST if request.param == "fast" else REACHED
+def the_model(request) -> nn.Module:
+    return load_network(find_model(request.param))[0]
 
 
 @pytest.mark.parametrize("kind", REACHED)
@@ -255,8 +254,7 @@ def test_clusters_of_the_shipped_model_match_the_tissues_of_phantoms(the_model, 
     outside = (0, 1) if kind in ("abdomen", "chest") else (0,)  # air and couch
     settings = DoseSettings(photons=NORMAL_PHOTONS[kind] / 4, kernel="standard", seed=1)
     ldct = dose.scan(phantom.voxels_hu.round().astype(np.int16), spacing_mm, settings)
-    network, reached = the_model
-    found = cluster_volume(ldct, network, ClusterSettings(8, 100), spacing_mm=spacing_mm)
+    found = cluster_volume(ldct, the_model, ClusterSettings(8, 100), spacing_mm=spacing_mm)
     body = (found.labels > 0) & ~np.isin(phantom.labels, outside)
     truth = phantom.labels[body]
     hu = ldct[body].astype(np.float32)[:, None]
@@ -267,5 +265,5 @@ def test_clusters_of_the_shipped_model_match_the_tissues_of_phantoms(the_model, 
         rods = truth > 1
         pair = (adjusted_rand_score(truth[rods], labels[rods]) for labels in (found.labels[body], by_hu))
         print("rods alone: {:.3f} by features, {:.3f} by HU".format(*pair))
-    assert by_features > reached[kind]
+    assert by_features > REACHED[kind]
     assert [c.mean_before_hu for c in found.clusters] == sorted(c.mean_before_hu for c in found.clusters)

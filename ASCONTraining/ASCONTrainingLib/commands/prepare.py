@@ -59,7 +59,7 @@ def add(subparsers: argparse._SubParsersAction) -> None:
             add(
                 "--levels",
                 metavar="MODEL",
-                help="each of these a second time, with more or less noise: what of it is noise, this model tells",
+                help="training scans at four other levels of noise besides: what of them is noise, this model tells",
             )
             add("--phantoms", metavar="N", type=int, default=0, help="abdomens, chests and heads besides (default: 0)")
             add("--phantom-size", metavar="N", type=int, default=512, help="side in pixels (default: 512)")

@@ -62,8 +62,8 @@ def prepare_simulated(
         dose: fraction of the normal dose, below 1; two of them for a random one of each volume (uniform logarithm).
         noises: how often each training scan is in the set, each time with other noise (and another dose, where that is
             random): a training that sees a scan hundreds of times learns its noise by heart.
-        levels_by: a model, name or file, that tells anatomy from noise: each of these copies of a training scan is
-            there a second time, at another level of noise (`noise_levels`).
+        levels_by: a model, name or file, that tells anatomy from noise: each training scan is there at other levels of
+            noise besides (`noise_levels`).
         phantoms: phantoms besides: those of PHANTOMS in turn, with random pixels, slices, kernels and photons. They
             train, or, where there is nothing else, are split like patients.
         phantom_shape: slices, rows, columns of a phantom.
@@ -86,6 +86,9 @@ def prepare_simulated(
         raise InputError(f"Each scan is in the set once or more; got {noises} noises.")
     if phantoms < 0 or (src is None and phantoms == 0):
         raise InputError("There is nothing to simulate from: give a folder of normal-dose volumes, or phantoms.")
+    if src is None and levels_by is not None:
+        raise InputError("Other levels of noise are made of scans: give a folder of normal-dose volumes.")
+    denoiser = None if levels_by is None else _Denoiser.of(levels_by, device)
     simulator = _Simulator(
         simulate or physics.simulate,
         scan or physics.scan,
@@ -94,7 +97,7 @@ def prepare_simulated(
         device,
         phantom_shape,
         log,
-        None if levels_by is None else _denoiser(levels_by, device),
+        denoiser,
     )
     patients = {} if src is None else _without(Path(src), _normal_dose_volumes(Path(src), log), leave_out)
     names = [f"phantom{number}" for number in range(phantoms)]
@@ -114,7 +117,7 @@ def prepare_simulated(
             simulator.plan("-".join(path_parts(src, volume)) + f"-level{copy + 1}", patient, "train", volume, copy)
             for patient in sorted(split_of)
             for volume in patients[patient]
-            for copy in range(noises if levels_by is not None and split_of[patient] == "train" else 0)
+            for copy in range(len(noise_levels.LEVELS) if denoiser and split_of[patient] == "train" else 0)
         ]
     for number, name in enumerate(names):
         split_name = next((s for s in SPLITS if name in chosen[s]), "train")
@@ -122,8 +125,8 @@ def prepare_simulated(
     settings = {"split": chosen, "dose": list(doses), "seed": seed}
     if noises > 1:
         settings["noises"] = noises
-    if levels_by is not None:
-        settings["levels_by"] = levels_by
+    if denoiser is not None:
+        settings["levels_by"] = denoiser.model
     if leave_out:
         settings["leave_out"] = sorted(leave_out)
     return write_set(plans, out, "simulate", settings, log=log, progress=progress, skip_unusable=True)
@@ -192,19 +195,28 @@ PHANTOMS = (
 )
 
 
-ANATOMY_DOSE = 0.25
-"""At which a denoiser tells anatomy from noise: what noise it is to leave is little then, of the normal dose much."""
+@dataclass(frozen=True)
+class _Denoiser:
+    """A model that tells anatomy from noise; `model` says which.
 
-Denoiser = Callable[[np.ndarray, Padding], np.ndarray]
-"""(S, H, W) int16 HU and what of it is padding -> the same shape and type, denoised."""
+    Attributes:
+        model: its name, version and SHA-256.
+        denoised: (S, H, W) int16 HU, and what of it is padding -> the same shape and type.
+    """
 
+    model: str
+    denoised: Callable[[np.ndarray, Padding], np.ndarray]
 
-def _denoiser(model: str, device: str) -> Denoiser:
-    from ASCONDenoiseLib.models.files import find_model, load_network
-    from ASCONDenoiseLib.models.inference import denoise
+    @classmethod
+    def of(cls, model: str, device: str) -> _Denoiser:
+        from ASCONDenoiseLib.models.files import find_model, load_network
+        from ASCONDenoiseLib.models.inference import denoise
 
-    network, _ = load_network(find_model(model))
-    return lambda hu, padding_hu: denoise(hu, network, device=device, padding_hu=padding_hu).voxels
+        network, card = load_network(find_model(model))
+        return cls(
+            f"{card.name} {card.version}, {card.sha256}",
+            lambda hu, padding_hu: denoise(hu, network, device=device, padding_hu=padding_hu).voxels,
+        )
 
 
 @dataclass(frozen=True)
@@ -218,17 +230,21 @@ class _Simulator:
     device: str
     phantom_shape: tuple[int, int, int]
     log: Log
-    denoised: Denoiser | None = None
+    denoiser: _Denoiser | None = None
 
     def plan(self, name: str, patient: str, split: str, source: SourceVolume, level: int | None = None) -> VolumePlan:
         def make() -> PairedVolume:
             volume = source.read()
             ndct, spacing_mm, padding_hu = to_int16(volume.voxels), volume.geometry.spacing_mm, volume.padding_hu
             pair = self._pair(name, ndct, spacing_mm, padding_hu, None, "scan")
-            if level is None or self.denoised is None:
+            if level is None or self.denoiser is None:
                 return pair
-            noisy = self._pair(f"{name} anatomy", ndct, spacing_mm, padding_hu, None, "scan", dose=ANATOMY_DOSE).ldct
-            return noise_levels.at_level(pair, self.denoised(noisy, padding_hu), level)
+            anatomy = np.zeros(ndct.shape, np.float32)
+            for n in range(noise_levels.ANATOMY_NOISES):
+                other, dose = f"{name} anatomy {n}", noise_levels.ANATOMY_DOSE
+                noisy = self._pair(other, ndct, spacing_mm, padding_hu, None, "scan", dose=dose).ldct
+                anatomy += self.denoiser.denoised(noisy, padding_hu) / np.float32(noise_levels.ANATOMY_NOISES)
+            return noise_levels.at_level(pair, anatomy, level)
 
         return VolumePlan(name, patient, split, source.where.as_posix(), self._dose(name), make)
 

@@ -41,7 +41,8 @@ class Teachers(nn.Module):
     def forward(self, ldct: torch.Tensor, ndct: torch.Tensor) -> torch.Tensor:
         """The image to learn from, (B, 1, H, W) fp32 like both.
 
-        The NDCT, by `share` the first teacher's image, plus what the second has more than the first.
+        The NDCT, by `share` the first teacher's image, plus what the second has more than the first where that is
+        significant. (What else a pair may ask for, edges and little noise, one teacher does that is such a pair.)
         """
         first = self.networks[0](ldct).to(ndct.dtype)
         image = torch.lerp(ndct, first, self.share)

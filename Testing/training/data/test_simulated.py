@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,15 +13,20 @@ import pytest
 from ct_folder_fixtures import arrays_of, assert_holds, mayo_2020_tree, some_pair
 from dicom_fixtures import make_ct_series
 from model_fixtures import a_card
+from scipy import ndimage
 
 from ASCONDenoiseLib.errors import InputError
 from ASCONDenoiseLib.io.image_files import write_image
 from ASCONDenoiseLib.io.volume import Geometry, Volume
-from ASCONDenoiseLib.models.files import save_model
+from ASCONDenoiseLib.models.files import find_model, load_network, save_model
+from ASCONDenoiseLib.models.inference import denoise
 from ASCONDenoiseLib.models.networks.esau_net import ESAUNet
+from ASCONDenoiseLib.physics import dose
 from ASCONDenoiseLib.physics.calibration import CalibrationError
-from ASCONDenoiseLib.physics.settings import KERNELS, Kernel
-from ASCONTrainingLib.data.noise_levels import LEVELS
+from ASCONDenoiseLib.physics.phantoms import abdomen
+from ASCONDenoiseLib.physics.settings import KERNELS, DoseSettings, Kernel
+from ASCONTrainingLib.data.noise_levels import ANATOMY_NOISES, LEVELS, at_level
+from ASCONTrainingLib.data.pairing import PairedVolume
 from ASCONTrainingLib.data.simulated import PHANTOMS, SCANNER_BLUR_MM, prepare_simulated, psf_mm
 from ASCONTrainingLib.data.training_set import EvaluationSet
 
@@ -116,28 +122,55 @@ def test_training_scans_are_there_several_times_with_other_noise(tmp_path):
 
 def test_training_scans_are_there_at_other_levels_of_noise(tmp_path):
     identity = ESAUNet(residual=True, channels=8)  # as it begins
-    save_model(identity, a_card(settings={"residual": True, "channels": 8}), tmp_path / "identity.safetensors")
+    model = tmp_path / "identity.safetensors"
+    save_model(identity, a_card(settings={"residual": True, "channels": 8}), model)
     volumes = normal_dose_tree(tmp_path / "in")
     calls = []
-    settings = {"simulate": fake_simulate(calls), "device": "cpu", "noises": 4}
-    index = prepare_simulated(
-        tmp_path / "in", tmp_path / "out", levels_by=str(tmp_path / "identity.safetensors"), **settings
-    )
+    settings = {"simulate": fake_simulate(calls), "device": "cpu"}
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", levels_by=str(model), **settings)
     once = index.of("train")[0]
     copies = [v for v in index.volumes if "-level" in v.name]
     assert [(v.patient, v.split) for v in copies] == [(once.patient, "train")] * 4
-    seeds = iter([call.settings for call in calls][-8:])  # of the pair, then of what is denoised
+    each = 1 + ANATOMY_NOISES  # of the pair, then of what is denoised
+    simulated = [call.settings for call in calls][-4 * each :]
     for copy, (own, added) in zip(copies, LEVELS, strict=True):
-        pair, anatomy = next(seeds), next(seeds)
-        assert (pair.dose, anatomy.dose) == (0.25, 0.25) and pair.seed != anatomy.seed
-        noise = {s: s.seed % 50 + 1 for s in (pair, anatomy)}
+        pair, *anatomies = simulated[:each]
+        simulated = simulated[each:]
+        assert len({s.seed for s in (pair, *anatomies)}) == each and {s.dose for s in anatomies} == {0.25}
         ndct, ldct = arrays_of(tmp_path / "out", copy.name)
-        # the identity takes nothing off: the anatomy is the NDCT and that noise, whose share is 1 - own
-        expected = volumes[once.patient] + (1 - own) * noise[anatomy]
-        assert np.abs(ndct - expected).max() <= 0.5
-        assert np.abs(ldct - (expected + added * noise[pair])).max() <= 0.5
+        # the identity takes nothing off: the anatomy is the NDCT and the mean of that noise, whose share is 1 - own
+        expected = volumes[once.patient] + (1 - own) * np.mean([s.seed % 50 + 1 for s in anatomies])
+        assert np.abs(ndct - expected).max() <= 0.51
+        assert np.abs(ldct - (expected + added * (pair.seed % 50 + 1))).max() <= 0.51
+    model.rename(tmp_path / "moved.safetensors")
+    model.with_suffix(".json").rename(tmp_path / "moved.json")
+    moved = str(tmp_path / "moved.safetensors")  # the same model
+    again = prepare_simulated(tmp_path / "in", tmp_path / "out", levels_by=moved, **settings)
+    assert len(again.volumes) == len(index.volumes)
     with pytest.raises(InputError, match="made with another levels_by"):
         prepare_simulated(tmp_path / "in", tmp_path / "out", **settings)
+    with pytest.raises(InputError, match="made of scans"):
+        prepare_simulated(None, tmp_path / "none", levels_by=moved, phantoms=1)
+
+
+def test_a_lower_level_has_less_noise():
+    """Of a phantom, whose noise is known, as the default model tells it from anatomy."""
+    mm = (1.3, 1.3, 3.0)
+    truth = abdomen(3, (1, 248, 248), mm).voxels_hu
+    settings = DoseSettings(photons=1e6, kernel="standard", seed=1)
+    ndct = dose.scan(truth, mm, settings).round().astype(np.int16)
+
+    def ldct(seed):
+        return dose.simulate(ndct, mm, replace(settings, dose=0.25, seed=seed)).voxels
+
+    network, _ = load_network(find_model("best"))
+    anatomy = np.mean([denoise(ldct(seed), network, device="cpu").voxels for seed in range(2, 2 + ANATOMY_NOISES)], 0)
+    flat = (ndimage.gaussian_gradient_magnitude(truth[0], 1.0) < 3)[None] & (truth > 0) & (truth < 90)
+    pair = PairedVolume(ndct, ldct(9), mm)
+    noise = [(at_level(pair, anatomy, copy).ndct - truth)[flat].std() for copy in range(len(LEVELS))]
+    own = (ndct - truth)[flat].std()
+    print(f"noise of the NDCT {own:.1f} HU, at the levels " + ", ".join(f"{n:.1f}" for n in noise))
+    assert noise[0] == noise[1] < 0.85 * own and noise[2] < own < noise[3]
 
 
 def test_phantoms_stand_in(tmp_path):

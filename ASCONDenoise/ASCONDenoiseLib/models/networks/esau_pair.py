@@ -35,7 +35,7 @@ SIGNIFICANT_FROM = 2.5
 HU = 1 / (TRAINING_WINDOW_HU[1] - TRAINING_WINDOW_HU[0])
 """In unit range."""
 LEAST_NOISE_HU = 0.2
-"""Where two networks agree to less than this, steps of so little are edges."""
+"""Floor of that measure: where the networks agree better, gradients are counted against this."""
 LITTLE_NOISE_SHARE = 0.96
 """Of the network that keeps lesions, at most, where there is little noise."""
 
@@ -68,6 +68,11 @@ class ESAUPair(nn.Module):
         **settings: bool | int,
     ) -> None:
         super().__init__()
+        for name, value in (("significant_from", significant_from), ("edges_from", edges_from or 0.0)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}: a number of 0 or more")
+        if not 0 <= little_noise_hu < math.inf:
+            raise ValueError(f"little_noise_hu is {little_noise_hu}: a number of 0 or more")
         self.significant_from, self.edges_from, self.little_noise_hu = significant_from, edges_from, little_noise_hu
         self.error, self.lesions = ESAUNet(**settings), ESAUNet(**settings)  # type: ignore[arg-type]
         self.SIDE_MULTIPLE, self.residual = self.error.SIDE_MULTIPLE, self.error.residual
@@ -98,12 +103,17 @@ class ESAUPair(nn.Module):
         of_error, of_lesions = features.chunk(2, dim=1)
         first = self.error.image(of_error, x)
         more = self.lesions.image(of_lesions, x) - first
+        return first + self._share(first, more, x) * more
+
+    @torch.no_grad()  # roots of nothing have no gradient
+    def _share(self, first: torch.Tensor, more: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Of the second network, (B, 1, H, W) from 0 to 1."""
         share = significance(more, self.significant_from)
         if self.edges_from is not None:
             share = torch.maximum(share, at_edges(first, more, self.edges_from))
         if self.little_noise_hu:
             share = torch.maximum(share, in_little_noise(x - first, share, self.little_noise_hu))
-        return first + share * more
+        return share
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in unit range -> the denoised image, the same shape."""
@@ -144,6 +154,8 @@ def at_edges(image: torch.Tensor, difference: torch.Tensor, start: float) -> tor
 
 def in_little_noise(removed: torch.Tensor, structure: torch.Tensor, below_hu: float) -> torch.Tensor:
     """By how much the noise in a place is little, (B, 1, H, W), 0 to LITTLE_NOISE_SHARE.
+
+    Air counts as well, so within some millimetres of the skin noise seems less than it is.
 
     Args:
         removed: what was taken off, (B, 1, H, W) in unit range: noise,
