@@ -68,11 +68,14 @@ class ESAUPair(nn.Module):
         **settings: bool | int,
     ) -> None:
         super().__init__()
-        for name, value in (("significant_from", significant_from), ("edges_from", edges_from or 0.0)):
+        rules = {
+            "significant_from": significant_from,
+            "edges_from": edges_from or 0.0,
+            "little_noise_hu": little_noise_hu,
+        }
+        for name, value in rules.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}: a number of 0 or more")
-        if not 0 <= little_noise_hu < math.inf:
-            raise ValueError(f"little_noise_hu is {little_noise_hu}: a number of 0 or more")
         self.significant_from, self.edges_from, self.little_noise_hu = significant_from, edges_from, little_noise_hu
         self.error, self.lesions = ESAUNet(**settings), ESAUNet(**settings)  # type: ignore[arg-type]
         self.SIDE_MULTIPLE, self.residual = self.error.SIDE_MULTIPLE, self.error.residual
