@@ -1,10 +1,10 @@
-"""Denoisers on validation slices as other reconstructions would show them: do they know scanners by heart?
+"""Denoisers on validation patches as other reconstructions would show them: do they know scanners by heart?
 
-    python Testing/benchmarks/bench_other_views.py --data SET [--models NAME=MODEL ...] [--every 3] [--dose 0.25]
+    python Testing/benchmarks/bench_other_views.py --data SET [--models NAME=MODEL ...] [--every 8] [--dose 0.25]
 
-Each slice's middle square of 256 pixels of a simulated set, with half of the added noise, with other pixels, and with
-kernels of other cutoffs (`data/reconstruction.py`); both images of the pair alike. Prints the PSNR in [-160, 240] HU,
-and the error left after a Gaussian of 2 pixels as a share of the LDCT's, each in the mean of slices.
+Patches of 256 pixels of a simulated set, with half of the added noise, with other pixels, and with kernels of other
+cutoffs (`data/reconstruction.py`); both images of the pair alike. Prints the PSNR in [-160, 240] HU, and the error left
+after a Gaussian of 2 pixels as a share of the LDCT's, each in the mean of patches.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ for folder in ("ASCONDenoise", "ASCONTraining"):
 import numpy as np  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
-from ASCONDenoiseLib.imaging.hounsfield import DISPLAY_WINDOWS_HU  # noqa: E402
+from ASCONDenoiseLib.imaging.hounsfield import to_hu  # noqa: E402
+from ASCONDenoiseLib.imaging.metrics import ABDOMEN, compare  # noqa: E402
 from ASCONDenoiseLib.models.files import find_model, load_network  # noqa: E402
 from ASCONDenoiseLib.models.inference import denoise  # noqa: E402
-from ASCONDenoiseLib.physics.dose import noise_factor  # noqa: E402
-from ASCONTrainingLib.data.reconstruction import Reconstructions, measured_kernel  # noqa: E402
-from ASCONTrainingLib.data.training_set import EvaluationSet  # noqa: E402
+from ASCONTrainingLib.data.reconstruction import Reconstructions  # noqa: E402
+from ASCONTrainingLib.data.training_set import TrainingSet  # noqa: E402
 
 SIDE = 256
 VIEWS = {
@@ -40,40 +40,24 @@ VIEWS = {
 """What is drawn, and the factor on the added noise."""
 
 
-def views_of(data: str, every: int, dose: float) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """(NDCT, LDCT), float32 HU, of each view."""
-    pairs = EvaluationSet(data, "validation", every=every)
-    volumes = {volume.name: volume for volume in pairs.index.volumes}
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in VIEWS}
-    for pair in map(pairs.__getitem__, range(len(pairs))):
-        volume = volumes[pair.volume]
-        ndct = pair.ndct_hu.astype(np.float32)
-        noise = (pair.ldct_hu - ndct) * np.float32(noise_factor(volume.dose or dose, dose))
-        kernel = measured_kernel(pair.ndct_hu[None], pair.ldct_hu[None], volume.spacing_mm[0])
-        for name, (reconstructions, factor) in VIEWS.items():
-            most, random = min(ndct.shape), np.random.default_rng(0)
-            plan = reconstructions.draw(min(SIDE, most), most, volume.spacing_mm[0], kernel, random)
-            square = tuple(
-                slice((n - plan.source_side) // 2, (n - plan.source_side) // 2 + plan.source_side) for n in ndct.shape
-            )
-            clean, added = plan.of(ndct[square], noise[square])
-            found[name].append((clean, clean + factor * added))
-    return found
+def view(data: str, reconstructions: Reconstructions, dose: float, every: int) -> list[np.ndarray]:
+    """LDCT and NDCT of each n-th patch, (N, 256, 256) float32 HU."""
+    drawn = {"doses": (dose, dose), "reconstructions": reconstructions}
+    items = TrainingSet(data, "validation", SIDE, stride=SIDE, augment=False, **drawn)
+    pairs = [items[i] for i in range(0, len(items), every)]
+    return [to_hu(np.concatenate(images)) for images in zip(*pairs, strict=True)]
 
 
-def measured(ndct: np.ndarray, image: np.ndarray, ldct: np.ndarray) -> tuple[float, float]:
-    """PSNR in the window, in dB, and the share of coarse error."""
-    low, high = DISPLAY_WINDOWS_HU["abdomen"]
-    error = image.clip(low, high) - ndct.clip(low, high)
-    coarse = [ndimage.gaussian_filter(x - ndct, 2.0)[8:-8, 8:-8].std() for x in (image, ldct)]
-    return 20 * np.log10((high - low) / np.sqrt(np.square(error).mean())), coarse[0] / coarse[1]
+def coarse(error_hu: np.ndarray) -> float:
+    """Mean SD of what a Gaussian of 2 pixels leaves of (N, H, W), away from the border."""
+    return float(ndimage.gaussian_filter(error_hu, (0, 2, 2))[:, 8:-8, 8:-8].std((1, 2)).mean())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="SET", help="a prepared set, simulated")
     parser.add_argument("--models", nargs="+", default=["v0.3=best", "fast=fast"], metavar="NAME=MODEL")
-    parser.add_argument("--every", type=int, default=3, metavar="N", help="each n-th slice (default: 3)")
+    parser.add_argument("--every", type=int, default=8, metavar="N", help="each n-th patch (default: 8)")
     parser.add_argument("--dose", type=float, default=0.25, help="default: 0.25")
     args = parser.parse_args()
     if args.data is None:
@@ -84,17 +68,14 @@ def main() -> int:
         name, _, model = named.partition("=")
         networks[name], _ = load_network(find_model(model or name))
     means: dict[str, list[float]] = {name: [] for name in ("LDCT", *networks)}
-    for view, pairs in views_of(args.data, args.every, args.dose).items():
-        line = f"{view:18s}"
-        for name in means:
-            images = [
-                ldct if name == "LDCT" else denoise(ldct[None], networks[name], precision="fp32").voxels[0]
-                for _, ldct in pairs
-            ]
-            rows = [measured(ndct, image, ldct) for (ndct, ldct), image in zip(pairs, images, strict=True)]
-            db, share = np.mean(rows, axis=0)
-            means[name].append(db)
-            line += f" | {name} {db:.2f} dB {share:4.0%}"
+    for title, (reconstructions, factor) in VIEWS.items():
+        dose = 1 / (1 + factor**2 * (1 / args.dose - 1))
+        ldct, ndct = view(args.data, reconstructions, dose, args.every)
+        line = f"{title:18s}"
+        for name, values in means.items():
+            image = ldct if name == "LDCT" else denoise(ldct, networks[name], precision="fp32").voxels
+            values.append(compare(ndct, image, ABDOMEN).mean_sd("psnr_db")[0])
+            line += f" | {name} {values[-1]:.2f} dB {coarse(image - ndct) / coarse(ldct - ndct):4.0%}"
         print(line, flush=True)
     print(f"{'mean':18s}" + "".join(f" | {name} {np.mean(db):.2f} dB     " for name, db in means.items()))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import zlib
@@ -99,6 +100,11 @@ def prepare_simulated(
         log,
         denoiser,
     )
+    anatomy_of = functools.lru_cache(maxsize=1)(simulator.anatomy)  # the levels of a scan are made one after the other
+
+    def level(volume: SourceVolume, copy: int) -> Callable[[PairedVolume], PairedVolume]:
+        return lambda pair: noise_levels.at_level(pair, anatomy_of(volume), copy)
+
     patients = {} if src is None else _without(Path(src), _normal_dose_volumes(Path(src), log), leave_out)
     names = [f"phantom{number}" for number in range(phantoms)]
     chosen = read_split(split) if split else automatic_split(patients or names, seed)
@@ -114,7 +120,9 @@ def prepare_simulated(
             for again in ["", *(f"-noise{n}" for n in range(2, noises + 1) if split_of[patient] == "train")]
         ]
         plans += [
-            simulator.plan("-".join(path_parts(src, volume)) + f"-level{copy + 1}", patient, "train", volume, copy)
+            simulator.plan(
+                "-".join(path_parts(src, volume)) + f"-level{copy + 1}", patient, "train", volume, level(volume, copy)
+            )
             for patient in sorted(split_of)
             for volume in patients[patient]
             for copy in range(len(noise_levels.LEVELS) if denoiser and split_of[patient] == "train" else 0)
@@ -232,21 +240,33 @@ class _Simulator:
     log: Log
     denoiser: _Denoiser | None = None
 
-    def plan(self, name: str, patient: str, split: str, source: SourceVolume, level: int | None = None) -> VolumePlan:
+    def plan(
+        self,
+        name: str,
+        patient: str,
+        split: str,
+        source: SourceVolume,
+        at_level: Callable[[PairedVolume], PairedVolume] | None = None,
+    ) -> VolumePlan:
         def make() -> PairedVolume:
             volume = source.read()
-            ndct, spacing_mm, padding_hu = to_int16(volume.voxels), volume.geometry.spacing_mm, volume.padding_hu
-            pair = self._pair(name, ndct, spacing_mm, padding_hu, None, "scan")
-            if level is None or self.denoiser is None:
-                return pair
-            anatomy = np.zeros(ndct.shape, np.float32)
-            for n in range(noise_levels.ANATOMY_NOISES):
-                other, dose = f"{name} anatomy {n}", noise_levels.ANATOMY_DOSE
-                noisy = self._pair(other, ndct, spacing_mm, padding_hu, None, "scan", dose=dose).ldct
-                anatomy += self.denoiser.denoised(noisy, padding_hu) / np.float32(noise_levels.ANATOMY_NOISES)
-            return noise_levels.at_level(pair, anatomy, level)
+            ndct, spacing_mm = to_int16(volume.voxels), volume.geometry.spacing_mm
+            pair = self._pair(name, ndct, spacing_mm, volume.padding_hu, None, "scan")
+            return pair if at_level is None else at_level(pair)
 
         return VolumePlan(name, patient, split, source.where.as_posix(), self._dose(name), make)
+
+    def anatomy(self, source: SourceVolume) -> np.ndarray:
+        """What of a scan is not noise, as the denoiser tells: (S, H, W) float32 HU."""
+        assert self.denoiser is not None
+        volume = source.read()
+        ndct, padding_hu = to_int16(volume.voxels), volume.padding_hu
+        total = np.zeros(ndct.shape, np.float32)
+        for n in range(noise_levels.ANATOMY_NOISES):
+            name, dose = f"{source.where.as_posix()} anatomy {n}", noise_levels.ANATOMY_DOSE
+            noisy = self._pair(name, ndct, volume.geometry.spacing_mm, padding_hu, None, "scan", dose=dose).ldct
+            total += self.denoiser.denoised(noisy, padding_hu)
+        return total / np.float32(noise_levels.ANATOMY_NOISES)
 
     def phantom_plan(self, name: str, split: str, number: int) -> VolumePlan:
         def make() -> PairedVolume:

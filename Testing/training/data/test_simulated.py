@@ -131,12 +131,12 @@ def test_training_scans_are_there_at_other_levels_of_noise(tmp_path):
     once = index.of("train")[0]
     copies = [v for v in index.volumes if "-level" in v.name]
     assert [(v.patient, v.split) for v in copies] == [(once.patient, "train")] * 4
-    each = 1 + ANATOMY_NOISES  # of the pair, then of what is denoised
-    simulated = [call.settings for call in calls][-4 * each :]
-    for copy, (own, added) in zip(copies, LEVELS, strict=True):
-        pair, *anatomies = simulated[:each]
-        simulated = simulated[each:]
-        assert len({s.seed for s in (pair, *anatomies)}) == each and {s.dose for s in anatomies} == {0.25}
+    simulated = [call.settings for call in calls][-4 - ANATOMY_NOISES :]
+    anatomies = simulated[1 : 1 + ANATOMY_NOISES]  # of what is denoised: once, after the first copy
+    pairs = [s for s in simulated if s not in anatomies]
+    assert len(pairs) == 4 and len({s.seed for s in simulated}) == len(simulated)
+    assert {s.dose for s in anatomies} == {0.25}
+    for copy, pair, (own, added) in zip(copies, pairs, LEVELS, strict=True):
         ndct, ldct = arrays_of(tmp_path / "out", copy.name)
         # the identity takes nothing off: the anatomy is the NDCT and the mean of that noise, whose share is 1 - own
         expected = volumes[once.patient] + (1 - own) * np.mean([s.seed % 50 + 1 for s in anatomies])
