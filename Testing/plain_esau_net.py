@@ -65,8 +65,12 @@ class PlainNet(ESAUNet):
 
 def plain(network: torch.nn.Module) -> torch.nn.Module:
     """A plain copy, NCHW, of an ESAU-Net, of a pair, or of its attention or block."""
+    return made_plain(copy.deepcopy(network))
+
+
+def made_plain(network: torch.nn.Module) -> torch.nn.Module:
+    """The network itself, made so."""
     ways = {ChannelAttention: PlainAttention, ESAUBlock: PlainBlock, ESAUNet: PlainNet}
-    copied = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    for module in copied.modules():
+    for module in network.to(memory_format=torch.contiguous_format).modules():
         module.__class__ = ways.get(type(module), type(module))
-    return copied
+    return network

@@ -16,6 +16,9 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 BOUND = 4.0
 WAYS = {
@@ -82,29 +85,10 @@ def naive_mac_net(mac):
     mac.__class__ = Naive
 
 
-def naive_attention(network):
-    """The same ESAU-Net, whose attention normalises q and k in memory and has A v, then the projection."""
-    from torch.nn import functional as F
-
-    from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention
-
-    class Naive(ChannelAttention):
-        def forward(self, x):
-            b, c, h, w = x.shape
-            qkv = self.qkv_depthwise(self.qkv_pointwise(x))
-            q, k, v = qkv.reshape(b, 3, self.heads, c // self.heads, h * w).unbind(1)
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-            attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)
-            return self.project((attention @ v).reshape(b, c, h, w))
-
-    for module in network.modules():
-        if isinstance(module, ChannelAttention):
-            module.__class__ = Naive
-
-
 def measure(part: str, way: str, device: str, batch: int, side: int, steps: int) -> dict:
     """Seconds per step (the fastest of `steps`), peak memory in MB and the losses of the first step."""
     import torch
+    from plain_esau_net import made_plain
 
     from ASCONTrainingLib.config.presets import PRESETS
     from ASCONTrainingLib.trainer.distributed import Processes
@@ -116,7 +100,7 @@ def measure(part: str, way: str, device: str, batch: int, side: int, steps: int)
     mac = state.objective.parts.get("mac")
     layout = torch.contiguous_format if way == "naive" else torch.channels_last
     if way == "naive":
-        naive_attention(state.network.to(memory_format=layout))
+        made_plain(state.network)
         if mac is not None:
             naive_mac_net(mac.to(memory_format=layout))
     generator = torch.Generator().manual_seed(1)
@@ -176,6 +160,7 @@ def main() -> int:
             command = [sys.executable, __file__, "--part", part, "--way", way, *sizes]
             child = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             found[way] = json.loads(child.stdout.splitlines()[-1])
+            print(f"{part}, {WAYS[way]}: {found[way]['seconds']:.3f} s/step", file=sys.stderr, flush=True)
         print(f"{PARTS[part]}, preset released: {batch} x {side}x{side} on {found['ours']['device']}")
         fine = report(found, batch, BOUND if gpu and part == "full" else 0.0) and fine
     return 0 if fine else 1

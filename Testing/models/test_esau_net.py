@@ -185,12 +185,15 @@ def test_strips_of_rows_change_nothing(monkeypatch, layout, batch, height, width
     torch.testing.assert_close(found, whole, atol=1e-12, rtol=1e-12)
 
 
-def test_channels_last_stays_channels_last(a_network):
-    """No layout is changed inside a block: that cost a third of the time."""
-    block = ESAUNet().enc2.to(memory_format=torch.channels_last)
-    x = torch.rand(1, 64, 8, 16).contiguous(memory_format=torch.channels_last)
-    assert block.attention(x).is_contiguous(memory_format=torch.channels_last)
-    assert block(x).is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_stays_as_it_is(a_network, layout):
+    """No layout is changed inside a block: on a CPU that cost a third of the time."""
+    block = ESAUNet().enc2.to(memory_format=layout)
+    x = torch.rand(1, 64, 8, 16).contiguous(memory_format=layout)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert block.attention(x).is_contiguous(memory_format=layout)
+            assert block(x).is_contiguous(memory_format=layout)
 
 
 def test_channels_of_zeros_have_a_finite_gradient():

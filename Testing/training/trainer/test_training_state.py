@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,3 +222,15 @@ def test_bf16_is_for_devices_that_have_it(monkeypatch):
         state = TrainingState(tiny_config(precision="bf16"), Processes(CPU))
         with state.objective.context.autocast():
             assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == (fast or torch.float32)
+
+
+def test_the_benchmark_compares_the_step_with_one_of_the_same_losses():
+    """Of `bench_training.py`: written as the equations are, the step computes the same, or its time means nothing."""
+    script = Path(__file__).parents[2] / "benchmarks" / "bench_training.py"
+    spec = importlib.util.spec_from_file_location("bench_training", script)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    naive, ours = (bench.measure("full", way, "cpu", 1, 64, 1)["losses"] for way in ("naive", "fp32"))
+    assert set(bench.SAME) <= set(naive)
+    for name, tolerance in bench.SAME.items():
+        assert ours[name] == pytest.approx(naive[name], rel=tolerance), name

@@ -39,20 +39,22 @@ class ChannelAttention(nn.Module):
         for first in range(0, height, rows):
             qk = _strip(x, first, rows, pointwise_qk, depthwise_qk)
             grams.append(self._gram(*torch.split(qk, [c, c], -1)))
-            squares.append(qk.square().sum(dim=1, dtype=_precise(qk)))
+            squared = qk.square() if torch.is_grad_enabled() else qk.square_()  # new memory costs more than squares
+            squares.append(squared.sum(dim=1, dtype=_precise(qk)))
         mixing = self._mixing(sum(grams[1:], grams[0]), sum(squares[1:], squares[0]))
         if rows >= height:
-            return x + self._output_rows(x, 0, rows, mixing, pointwise_v, depthwise_v)
+            return self._output_rows(x, 0, rows, mixing, pointwise_v, depthwise_v)
         out = torch.empty_like(x)
         for first in range(0, height, rows):
             strip = slice(first, first + rows)
-            out[:, :, strip] = x[:, :, strip] + self._output_rows(x, first, rows, mixing, pointwise_v, depthwise_v)
+            out[:, :, strip] = self._output_rows(x, first, rows, mixing, pointwise_v, depthwise_v)
         return out
 
     def _gram(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """q^T k of q and k (B, N, C) per head: (B, heads, C/heads, C/heads), in fp32 (fp64 for fp64)."""
-        # contiguous: for 16-bit matrices with a stride the product is slow
-        q, k = (torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2).contiguous() for x in (q, k))
+        q, k = (torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2) for x in (q, k))
+        if q.dtype.itemsize == 2:  # the product of 16-bit matrices with a stride is slow
+            q, k = q.contiguous(), k.contiguous()
         return (q.transpose(-2, -1) @ k).to(_precise(q))
 
     def _mixing(self, gram: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
@@ -73,9 +75,29 @@ class ChannelAttention(nn.Module):
         pointwise_v: torch.Tensor,
         depthwise_v: torch.Tensor,
     ) -> torch.Tensor:
-        """Rows of the attention's output: `mixing` times v, (B, C, rows, W)."""
+        """Rows of x + `mixing` times v, (B, C, rows, W), laid out as x is."""
         v = _strip(x, first, rows, pointwise_v, depthwise_v)
-        return torch.unflatten((v @ mixing.to(v.dtype).transpose(1, 2)).transpose(1, 2), 2, (-1, x.shape[3]))
+        x, mixing, width = x[:, :, first : first + rows], mixing.to(v.dtype), x.shape[3]
+        if _channels_last(x):
+            y = _sum(_pixels(x), v, mixing.mT).mT
+        else:
+            y = _sum(x.flatten(2), mixing, v.mT)
+        return torch.unflatten(y, 2, (-1, width))
+
+
+def _sum(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """x + a b, of matrices in a batch."""
+    return torch.baddbmm(x, a, b) if x.dtype == a.dtype else x + a @ b
+
+
+def _channels_last(x: torch.Tensor) -> bool:
+    """Whether (B, C, H, W) is laid out so; rows that were cut out of it are too."""
+    return x.stride(1) == 1
+
+
+def _pixels(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> (B, H * W, C), the same memory: a copy of another layout costs more than the product."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2) if _channels_last(x) else x.flatten(2).mT
 
 
 def lowered(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -103,5 +125,4 @@ def _strip(x: torch.Tensor, first: int, rows: int, pointwise: torch.Tensor, dept
     top = max(first - 1, 0)
     y = F.conv2d(lowered(x[:, :, top : first + rows + 1], pointwise), pointwise)
     y = F.conv2d(y, depthwise, padding=1, groups=len(depthwise))
-    y = y[:, :, first - top : first - top + rows]
-    return y.permute(0, 2, 3, 1).flatten(1, 2)
+    return _pixels(y[:, :, first - top : first - top + rows])
