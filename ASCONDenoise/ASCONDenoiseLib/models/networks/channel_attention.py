@@ -78,10 +78,7 @@ class ChannelAttention(nn.Module):
         """Rows of x + `mixing` times v, (B, C, rows, W), laid out as x is."""
         v = _strip(x, first, rows, pointwise_v, depthwise_v)
         x, mixing, width = x[:, :, first : first + rows], mixing.to(v.dtype), x.shape[3]
-        if _channels_last(x):
-            y = _sum(_pixels(x), v, mixing.mT).mT
-        else:
-            y = _sum(x.flatten(2), mixing, v.mT)
+        y = _sum(_pixels(x), v, mixing.mT).mT if _channels_last(x) else _sum(x.flatten(2), mixing, v.mT)
         return torch.unflatten(y, 2, (-1, width))
 
 

@@ -36,7 +36,7 @@ HU = 1 / (TRAINING_WINDOW_HU[1] - TRAINING_WINDOW_HU[0])
 """In unit range."""
 LEAST_NOISE_HU = 0.2
 """Floor of that measure: where the networks agree better, gradients are counted against this."""
-LITTLE_NOISE_SHARE = 0.96
+LITTLE_NOISE_SHARE = 0.94
 """Of the network that keeps lesions, at most, where there is little noise."""
 
 
