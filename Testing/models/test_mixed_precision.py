@@ -56,9 +56,9 @@ class Rounding(PointNetwork):
     def mixed(self, dtype):
         assert dtype == torch.bfloat16
         self.copies += 1
-        off = torch.zeros(96 * 96)
+        off = torch.zeros(160 * 160)
         off_hu, off[: self.pixels] = self.off_hu, self.off_hu / 3000
-        return PointNetwork(lambda x: x + (off.view(96, 96) if x.shape[-1] == 96 else off_hu / 3000))
+        return PointNetwork(lambda x: x + (off.view(160, 160) if x.shape[-1] == 160 else off_hu / 3000))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def with_bf16(monkeypatch):
 
 @pytest.mark.parametrize(
     ("off_hu", "pixels", "faithful"),
-    [(0.45, None, True), (0.55, None, False), (4.9, 80, True), (5.2, 1, False), (math.nan, 1, False)],
+    [(0.45, None, True), (0.55, None, False), (4.9, 240, True), (5.2, 1, False), (math.nan, 1, False)],
 )
 def test_bf16_is_chosen_where_it_is_faithful(with_bf16, off_hu, pixels, faithful):
     volume = np.full((2, 8, 8), 40, np.float32)
@@ -179,7 +179,7 @@ def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
 
 
 @pytest.mark.parametrize(
-    ("model", "most_rms_hu", "most_hu", "apart"), [("fast", 0.65, 5.5, 0.4), (None, 0.7, 8.5, 0.45)]
+    ("model", "most_rms_hu", "most_hu", "apart"), [("fast", 0.65, 5.5, 0.3), (None, 0.7, 8.5, 0.3)]
 )
 def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, most_rms_hu, most_hu, apart):
     """The emulation of bf16 on a CPU without it gives the same rounding."""

@@ -248,10 +248,12 @@ class _Runner:
         height, width = unit.shape[1:]
         multiple = getattr(network, "SIDE_MULTIPLE", 1)
         padded = np.pad(unit, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="reflect")
-        network.to(self.device)
-        x = torch.from_numpy(padded)[:, None].to(self.device)
-        if self.device.type == "cpu" or network is not self.network:  # channels last is faster there, and in bf16
-            x = torch.empty(x.shape, device=self.device, memory_format=torch.channels_last).copy_(x)
+        # channels last is faster on a CPU and in bf16: what is not, image or weights, is laid out anew in each layer
+        channels_last = self.device.type == "cpu" or network is not self.network
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        x = torch.empty((len(unit), 1, *padded.shape[1:]), device=self.device, memory_format=layout)
+        x.copy_(torch.from_numpy(padded)[:, None])
         tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=self._tf32)
 
         def cropped(y: torch.Tensor) -> np.ndarray:

@@ -143,10 +143,13 @@ def _cost(network: nn.Module, copied: nn.Module, run: Run) -> tuple[bool, float]
 
 
 def _phantom_hu() -> np.ndarray:
-    """(96, 96), float32: air, a body of soft tissue with lung and bone in it, and noise; the same each time."""
-    y, x = np.mgrid[:96, :96] - 47.5
-    image = np.where(np.hypot(x, y) < 42, 40.0, -1000.0)
-    image[np.hypot(x - 15, y) < 14] = -850
-    image[np.hypot(x + 18, y + 10) < 6] = 900
+    """(160, 160), float32: air, a body of soft tissue with lung and bone in it, and noise; the same each time.
+
+    In one of 96 pixels, rounding took the models that ship half as far as in real slices.
+    """
+    y, x = np.mgrid[:160, :160] - 79.5
+    image = np.where(np.hypot(x, y) < 70, 40.0, -1000.0)
+    image[np.hypot(x - 25, y) < 23] = -850
+    image[np.hypot(x + 30, y + 17) < 10] = 900
     image += np.random.default_rng(0).normal(0, 30, image.shape)
     return clip_to_window(image).astype(np.float32)
