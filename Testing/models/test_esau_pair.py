@@ -56,7 +56,7 @@ def test_an_edge_counts_by_its_steepness_over_the_noise():
     assert at_edges(torch.zeros_like(noise), noise * 0, 4.0).max() == 0
 
 
-@pytest.mark.parametrize(("noise_hu", "share"), [(4.0, 0.94), (9.0, 0.94), (10.8, 0.47), (12.5, 0.0), (40.0, 0.0)])
+@pytest.mark.parametrize(("noise_hu", "share"), [(4.0, 1.0), (9.0, 1.0), (10.8, 0.5), (12.5, 0.0), (40.0, 0.0)])
 def test_little_noise_is_measured_beside_structure(noise_hu, share):
     removed = torch.randn(1, 1, 130, 130, generator=torch.Generator().manual_seed(0)) * noise_hu * HU
     structure = torch.zeros_like(removed)
@@ -88,7 +88,7 @@ def test_it_is_the_first_network_plus_what_stands_out_of_the_second(pair):
         pair(torch.rand(1, 1, 40, 48))
 
 
-@pytest.mark.parametrize("rule", [{"edges_from": 2.0}, {"little_noise_hu": 12.0}])
+@pytest.mark.parametrize("rule", [{"edges_from": 2.0}, {"little_noise_hu": 12.0, "little_noise_share": 0.5}])
 def test_edges_and_little_noise_are_asked_for_by_its_settings(pair, rule):
     x = 0.3 + torch.rand(1, 1, 64, 48) * 0.01  # noise of some 9 HU
     x[..., 24:] += 0.1
@@ -96,13 +96,18 @@ def test_edges_and_little_noise_are_asked_for_by_its_settings(pair, rule):
     with torch.no_grad():
         first, more = pair.error(x), pair.lesions(x) - pair.error(x)
         share = significance(more, 3.0)
-        besides = at_edges(first, more, 2.0) if "edges_from" in rule else in_little_noise(x - first, share, 12.0)
+        besides = at_edges(first, more, 2.0) if "edges_from" in rule else 0.5 * in_little_noise(x - first, share, 12.0)
         assert torch.allclose(ruled(x), first + torch.maximum(share, besides) * more, atol=1e-6)
         assert (besides > share + 0.1).any() and not (besides > share + 0.1).all()
 
 
 def test_its_settings_are_checked_and_its_gradient_is_finite(pair):
-    for wrong in ({"edges_from": -1.0}, {"little_noise_hu": float("nan")}, {"significant_from": "much"}):
+    for wrong in (
+        {"edges_from": -1.0},
+        {"little_noise_hu": float("nan")},
+        {"little_noise_share": 1.1},
+        {"significant_from": "much"},
+    ):
         with pytest.raises(InputError, match="cannot be made with the settings"):
             build("esau_pair", {"fold": 2, "channels": 8, **wrong})
     ruled = ESAUPair.of(pair.error, pair.error, edges_from=2.0, little_noise_hu=12.0)  # which differ by nothing

@@ -120,7 +120,7 @@ def test_another_device_has_another_trial_and_both_precisions_are_told(monkeypat
     def fail(x):
         raise cuda_error()
 
-    trial = mixed_precision.Trial((torch.device("meta"), []), PointNetwork(fail), 0.1)
+    trial = mixed_precision.Trial((torch.device("meta"), []), PointNetwork(fail), 0.1, 0.1)
     network = OnGPU()
     monkeypatch.setitem(mixed_precision.trials, network, trial)
     result = denoise(np.full((2, 8, 8), 40, np.int16), network)
@@ -199,7 +199,7 @@ def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, m
         with torch.inference_mode():
             return tried(torch.from_numpy(unit)[:, None]).numpy()
 
-    _, tried_hu = mixed_precision._cost(network, mixed_copy(network, torch.bfloat16), run)
+    tried_hu, _ = mixed_precision._cost(network, mixed_copy(network, torch.bfloat16), run)
     assert tried_hu == pytest.approx(rms_hu, rel=apart)
 
 

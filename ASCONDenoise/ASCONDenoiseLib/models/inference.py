@@ -83,7 +83,8 @@ def denoise(
     Args:
         voxels_hu: (S, H, W) in HU, integer or floating point, of any size; memory-mapped arrays are read in batches.
         network: maps (B, 1, H, W) in unit range to the same shape; its attribute SIDE_MULTIPLE (1 where it has none)
-            is what H and W are padded to. It, or its bf16 copy, is moved to the device; it stays there.
+            is what H and W are padded to. It, or its bf16 copy, is moved to the device and stays there; on a CPU its
+            weights become channels last, too.
         strength: 0 (returns a copy, bit for bit, without running the network) to 1 (all the noise that was found).
         device: see `devices.pick_device`.
         batch: slices at once, less on the CPU where they do not fit into its free memory; None chooses: 1 on the CPU,
@@ -249,11 +250,11 @@ class _Runner:
         multiple = getattr(network, "SIDE_MULTIPLE", 1)
         padded = np.pad(unit, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="reflect")
         # channels last is faster on a CPU and in bf16: what is not, image or weights, is laid out anew in each layer
-        channels_last = self.device.type == "cpu" or network is not self.network
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        x = torch.empty((len(unit), 1, *padded.shape[1:]), device=self.device, memory_format=layout)
-        x.copy_(torch.from_numpy(padded)[:, None])
+        network.to(self.device)
+        x = torch.from_numpy(padded)[:, None].to(self.device)
+        if self.device.type == "cpu" or network is not self.network:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            x = torch.empty(x.shape, device=self.device, memory_format=torch.channels_last).copy_(x)
         tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=self._tf32)
 
         def cropped(y: torch.Tensor) -> np.ndarray:

@@ -78,8 +78,10 @@ class ChannelAttention(nn.Module):
         """Rows of x + `mixing` times v, (B, C, rows, W), laid out as x is."""
         v = _strip(x, first, rows, pointwise_v, depthwise_v)
         x, mixing, width = x[:, :, first : first + rows], mixing.to(v.dtype), x.shape[3]
-        y = _sum(_pixels(x), v, mixing.mT).mT if _channels_last(x) else _sum(x.flatten(2), mixing, v.mT)
-        return torch.unflatten(y, 2, (-1, width))
+        if not _channels_last(x):
+            return torch.unflatten(_sum(x.flatten(2), mixing, v.mT), 2, (-1, width))
+        # so that strides are those of channels last in a batch of one, too, or torch takes it for another layout
+        return torch.unflatten(_sum(_pixels(x), v, mixing.mT), 1, (-1, width)).permute(0, 3, 1, 2)
 
 
 def _sum(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -86,7 +86,7 @@ class ESAUNet(nn.Module):
             raise ValueError(
                 f"ESAU-Net needs sides that are multiples of {self.SIDE_MULTIPLE}; got {tuple(x.shape[-2:])}."
             )
-        x = _channels_last_like(F.pixel_unshuffle(x, self.fold), x) if self.fold > 1 else x
+        x = _laid_out_as(self.stem.weight, F.pixel_unshuffle(x, self.fold)) if self.fold > 1 else x
         e1 = self.enc1(F.leaky_relu(self.stem(x), LEAKY_SLOPE, inplace=True))  # (B, 2 c, H, W), from here on / fold
         e2 = self.enc2(F.max_pool2d(e1, 2))  # (B, 4 c, H/2, W/2)
         e3 = self.enc3(F.max_pool2d(e2, 2))  # (B, 8 c, H/4, W/4)
@@ -108,11 +108,9 @@ class ESAUNet(nn.Module):
         return self.image(self.features(x), x)
 
 
-def _channels_last_like(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """y laid out as x is: pixel_unshuffle forgets it."""
-    if x.stride()[-1] == x.stride()[-2] == 1 or x.is_contiguous(memory_format=torch.channels_last):
-        return y.contiguous(memory_format=torch.channels_last)
-    return y
+def _laid_out_as(weight: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """y (B, C, H, W) in the layout of the weights that it meets: an image of one channel has both, and tells none."""
+    return y.contiguous(memory_format=torch.channels_last) if weight.stride(1) == 1 else y.contiguous()
 
 
 def _doubled_onto(skip: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

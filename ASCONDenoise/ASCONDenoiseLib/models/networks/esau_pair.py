@@ -36,8 +36,8 @@ HU = 1 / (TRAINING_WINDOW_HU[1] - TRAINING_WINDOW_HU[0])
 """In unit range."""
 LEAST_NOISE_HU = 0.2
 """Floor of that measure: where the networks agree better, gradients are counted against this."""
-LITTLE_NOISE_SHARE = 0.94
-"""Of the network that keeps lesions, at most, where there is little noise."""
+LITTLE_NOISE_SHARE = 0.96
+"""Of the network that keeps lesions, at most, where there is little noise, where nothing else is said."""
 
 
 class Weights(NamedTuple):
@@ -55,7 +55,8 @@ class ESAUPair(nn.Module):
             count fully.
         edges_from: gradients per pixel of so many times that mean begin to count as edges; None: edges are as all else.
         little_noise_hu: below this SD of what `a` takes off, `b` begins to count everywhere; at four fifths of it, it
-            does by LITTLE_NOISE_SHARE. 0: nowhere.
+            does by `little_noise_share`. 0: nowhere.
+        little_noise_share: from 0 to 1.
     """
 
     PRECISE_LAYERS = tuple(f"*.{name}" for name in ESAUNet.PRECISE_LAYERS)
@@ -65,6 +66,7 @@ class ESAUPair(nn.Module):
         significant_from: float = SIGNIFICANT_FROM,
         edges_from: float | None = None,
         little_noise_hu: float = 0.0,
+        little_noise_share: float = LITTLE_NOISE_SHARE,
         **settings: bool | int,
     ) -> None:
         super().__init__()
@@ -72,11 +74,15 @@ class ESAUPair(nn.Module):
             "significant_from": significant_from,
             "edges_from": edges_from or 0.0,
             "little_noise_hu": little_noise_hu,
+            "little_noise_share": little_noise_share,
         }
         for name, value in rules.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}: a number of 0 or more")
-        self.significant_from, self.edges_from, self.little_noise_hu = significant_from, edges_from, little_noise_hu
+        if little_noise_share > 1:
+            raise ValueError(f"little_noise_share is {little_noise_share}: a number from 0 to 1")
+        self.significant_from, self.edges_from = significant_from, edges_from
+        self.little_noise_hu, self.little_noise_share = little_noise_hu, little_noise_share
         self.error, self.lesions = ESAUNet(**settings), ESAUNet(**settings)  # type: ignore[arg-type]
         self.SIDE_MULTIPLE, self.residual = self.error.SIDE_MULTIPLE, self.error.residual
 
@@ -115,7 +121,8 @@ class ESAUPair(nn.Module):
         if self.edges_from is not None:
             share = torch.maximum(share, at_edges(first, more, self.edges_from))
         if self.little_noise_hu:
-            share = torch.maximum(share, in_little_noise(x - first, share, self.little_noise_hu))
+            little = in_little_noise(x - first, share, self.little_noise_hu)
+            share = torch.maximum(share, self.little_noise_share * little)
         return share
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -156,7 +163,7 @@ def at_edges(image: torch.Tensor, difference: torch.Tensor, start: float) -> tor
 
 
 def in_little_noise(removed: torch.Tensor, structure: torch.Tensor, below_hu: float) -> torch.Tensor:
-    """By how much the noise in a place is little, (B, 1, H, W), 0 to LITTLE_NOISE_SHARE.
+    """By how much the noise in a place is little, (B, 1, H, W), 0 to 1.
 
     Air counts as well, so within some millimetres of the skin noise seems less than it is.
 
@@ -167,7 +174,7 @@ def in_little_noise(removed: torch.Tensor, structure: torch.Tensor, below_hu: fl
     """
     flat = 1 - structure
     variance = _averaged(removed.square() * flat, math.inf) / _averaged(flat, math.inf).clamp(min=1e-3)
-    return LITTLE_NOISE_SHARE * (5 * (1 - variance.sqrt() / (below_hu * HU))).clamp(0, 1)
+    return (5 * (1 - variance.sqrt() / (below_hu * HU))).clamp(0, 1)
 
 
 def _averaged(x: torch.Tensor, sd: float) -> torch.Tensor:
