@@ -249,10 +249,10 @@ class _Runner:
         height, width = unit.shape[1:]
         multiple = getattr(network, "SIDE_MULTIPLE", 1)
         padded = np.pad(unit, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="reflect")
-        # channels last is faster on a CPU and in bf16: what is not, image or weights, is laid out anew in each layer
         network.to(self.device)
         x = torch.from_numpy(padded)[:, None].to(self.device)
         if self.device.type == "cpu" or network is not self.network:
+            # channels last is faster there and in bf16; where image or weights are not, each layer lays them out anew
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             x = torch.empty(x.shape, device=self.device, memory_format=torch.channels_last).copy_(x)
         tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=self._tf32)

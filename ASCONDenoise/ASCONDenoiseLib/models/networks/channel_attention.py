@@ -53,7 +53,7 @@ class ChannelAttention(nn.Module):
     def _gram(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """q^T k of q and k (B, N, C) per head: (B, heads, C/heads, C/heads), in fp32 (fp64 for fp64)."""
         q, k = (torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2) for x in (q, k))
-        if q.dtype.itemsize == 2:  # the product of 16-bit matrices with a stride is slow
+        if q.element_size() == 2:  # the product of 16-bit matrices with a stride is slow
             q, k = q.contiguous(), k.contiguous()
         return (q.transpose(-2, -1) @ k).to(_precise(q))
 
