@@ -42,7 +42,6 @@ class Way:
 
     def __init__(self, name: str, args: argparse.Namespace, isa: str | None):
         environment = os.environ | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
-        environment["THP_MEM_ALLOC_ENABLE"] = str(int(name != "plain"))  # large pages, which torch does not ask for
         command = [sys.executable, __file__, "--child", name, "--device", args.device, "--started", str(time.time())]
         command += ["--threads", str(args.threads)] if args.threads else []
         command += ["--model", args.model] if args.model else []
@@ -69,6 +68,10 @@ class Way:
 
 def serve(args: argparse.Namespace) -> None:
     """The child: imports, loads the model, denoises one slice; then what it is asked for, until its input ends."""
+    from ASCONDenoiseLib.models.torch_environment import prepare_torch
+
+    if args.child != "plain":
+        prepare_torch()
     import torch
 
     from ASCONDenoiseLib.models import inference

@@ -11,7 +11,7 @@ from plain_esau_net import plain
 from torch.utils.flop_counter import FlopCounterMode
 
 from ASCONDenoiseLib.models.networks import channel_attention
-from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention
+from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention, pointwise
 from ASCONDenoiseLib.models.networks.esau_net import ESAUBlock, ESAUNet
 
 
@@ -205,6 +205,24 @@ def test_folded_pixels_get_the_layout_of_the_weights(a_network, layout):
     with torch.no_grad():
         network(torch.rand(1, 1, 32, 48))
     assert len(seen) == 6 and all(maps.is_contiguous(memory_format=layout) for maps in seen)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_1x1_convolution_is_onednns_on_one_thread_too(layout, dtype):
+    """Where torch by itself takes BLAS."""
+    x = torch.randn(1, 16, 40, 48, dtype=dtype).to(memory_format=layout)
+    weight = torch.randn(8, 16, 1, 1, dtype=dtype)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(), torch.profiler.profile() as profile:
+            found = pointwise(x, weight)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.allclose(found, torch.einsum("bchw,dc->bdhw", x, weight[:, :, 0, 0]), atol=1e-4)
+    if dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        assert "aten::mkldnn_convolution" in {event.key for event in profile.key_averages()}
 
 
 def test_channels_of_zeros_have_a_finite_gradient():

@@ -35,6 +35,27 @@ def test_significance_is_that_of_scipys_filters_away_from_the_border():
     assert expected[inside, inside].max() > 0.9
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 150, 70), (2, 1, 64, 33), (1, 1, 3, 5)])
+@pytest.mark.parametrize("sd", [0.5, 3.2, 8.0, np.inf])
+def test_a_mean_of_blocks_is_that_of_all_rows(shape, sd):
+    """Up to the border, where it is the mean of what there is."""
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    reach = esau_pair.NEIGHBOURHOOD // 2 if sd == np.inf else np.ceil(3 * sd)
+    expected = image.double()
+    for _ in range(2):
+        distance = torch.arange(expected.shape[-2]) - torch.arange(expected.shape[-2])[:, None]
+        weights = torch.exp(-0.5 * (distance.double() / sd) ** 2) * (distance.abs() <= reach)
+        expected = (weights @ expected / weights.sum(1, keepdim=True)).mT
+    assert torch.allclose(esau_pair._averaged(image, sd), expected.float(), atol=1e-6)
+
+
+@pytest.mark.parametrize("reach", [1, 2, 4, 6])
+def test_a_widened_spot_is_a_pools(reach):
+    image = torch.rand(2, 1, 40, 9)
+    pooled = torch.nn.functional.max_pool2d(image, 2 * reach + 1, 1, reach)
+    assert torch.equal(esau_pair._widened(image, reach), pooled)
+
+
 def test_a_lesion_stands_out_and_noise_does_not():
     alone, with_spot = significance_of(noise_with_a_spot(0)), significance_of(noise_with_a_spot(4.0))
     assert alone.mean() < 0.15 and with_spot[SPOT_SIDE // 2, SPOT_SIDE // 2] > 0.95

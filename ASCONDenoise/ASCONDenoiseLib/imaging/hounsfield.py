@@ -74,13 +74,14 @@ def padding_mask(slice_hu: np.ndarray, padding_hu: Padding = None) -> np.ndarray
     -1500, or two or more of the eight voxels around it have its very value: noise reaches and does that rarely.
     """
     padding: np.ndarray = slice_hu <= PADDING_HU
-    if padding.any():
+    rare = padding & (slice_hu > NO_NOISE_BELOW_HU)
+    if rare.any():
         reach = 3
         around = np.pad(slice_hu, reach, mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(around, (2 * reach + 1, 2 * reach + 1))
         near = windows[:, :, reach - 1 : reach + 2, reach - 1 : reach + 2]
         same = sum((near[:, :, i, j] == slice_hu).view(np.uint8) for i in range(3) for j in range(3)) - 1
-        rare = padding & (slice_hu > NO_NOISE_BELOW_HU) & (same < 2)
+        rare &= same < 2
         if rare.any():  # the median lies where more than half of the values do
             half = (2 * reach + 1) ** 2 // 2
             air = (_count(around > NOISY_AIR_HU[0], reach) > half) & (_count(around < NOISY_AIR_HU[1], reach) > half)

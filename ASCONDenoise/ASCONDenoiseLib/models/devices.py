@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ASCONDenoiseLib.errors import InputError, is_out_of_memory
+from ASCONDenoiseLib.models.torch_environment import free_kept_memory
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ def free_main_memory() -> int | None:
 
 
 def free_reserved_memory() -> None:
-    """Gives back what torch keeps in reserve on GPUs: Slicer draws with the same one."""
+    """Gives back what torch keeps in reserve on GPUs, as Slicer draws with the same one, and what the heap keeps."""
+    free_kept_memory()
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

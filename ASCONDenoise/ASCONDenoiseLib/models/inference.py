@@ -179,6 +179,7 @@ class _Runner:
         self.device_name = device_title(device)
         self.precisions: list[str] = []  # each once, in the order of the devices
         self.running: nn.Module | None = None  # the network, or its bf16 copy, chosen on the device at the first batch
+        self.placed: tuple[nn.Module, torch.device] | None = None  # which network lies where, as it is to run there
         self.notes: list[str] = []
 
     def batches(
@@ -249,11 +250,15 @@ class _Runner:
         height, width = unit.shape[1:]
         multiple = getattr(network, "SIDE_MULTIPLE", 1)
         padded = np.pad(unit, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="reflect")
-        network.to(self.device)
         x = torch.from_numpy(padded)[:, None].to(self.device)
-        if self.device.type == "cpu" or network is not self.network:
-            # channels last is faster there and in bf16; where image or weights are not, each layer lays them out anew
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # channels last is faster on a CPU and in bf16; where image or weights are not, each layer lays them out anew
+        channels_last = self.device.type == "cpu" or network is not self.network
+        if self.placed != (network, self.device):
+            network.to(self.device)
+            if channels_last:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.placed = network, self.device
+        if channels_last:
             x = torch.empty(x.shape, device=self.device, memory_format=torch.channels_last).copy_(x)
         tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=self._tf32)
 
@@ -302,13 +307,14 @@ def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
 @contextmanager
 def _evaluation_mode(network: nn.Module) -> Iterator[None]:
     """The network as it is for use; afterwards each of its modules trains again if it did before."""
-    training = {module: module.training for module in network.modules()}
-    network.eval()
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        for module, mode in training.items():
-            module.training = mode
+        for module in training:
+            module.training = True
 
 
 def check_voxels(voxels_hu: np.ndarray) -> None:

@@ -37,7 +37,7 @@ class ChannelAttention(nn.Module):
         depthwise_qk, depthwise_v = torch.split(self.qkv_depthwise.weight, [2 * c, c])
         grams, squares = [], []
         for first in range(0, height, rows):
-            qk = _strip(x, first, rows, pointwise_qk, depthwise_qk)
+            qk = _pixels(_strip(x, first, rows, pointwise_qk, depthwise_qk))
             grams.append(self._gram(*torch.split(qk, [c, c], -1)))
             squared = qk.square() if torch.is_grad_enabled() else qk.square_()  # new memory costs more than squares
             squares.append(squared.sum(dim=1, dtype=_precise(qk)))
@@ -78,6 +78,9 @@ class ChannelAttention(nn.Module):
         """Rows of x + `mixing` times v, (B, C, rows, W), laid out as x is."""
         v = _strip(x, first, rows, pointwise_v, depthwise_v)
         x, mixing, width = x[:, :, first : first + rows], mixing.to(v.dtype), x.shape[3]
+        if len(x) == 1 and x.dtype == v.dtype and _for_onednn(v):  # its products are faster than BLAS's
+            return pointwise(v, mixing[0, :, :, None, None]).add_(x)
+        v = _pixels(v)
         if not _channels_last(x):
             return torch.unflatten(_sum(x.flatten(2), mixing, v.mT), 2, (-1, width))
         # so that strides are those of channels last in a batch of one, too, or torch takes it for another layout
@@ -116,12 +119,24 @@ def _rows_at_once(x: torch.Tensor) -> int:
     return max(8, STRIP_VALUES * torch.get_num_threads() // (x.shape[1] * x.shape[3]))
 
 
-def _strip(x: torch.Tensor, first: int, rows: int, pointwise: torch.Tensor, depthwise: torch.Tensor) -> torch.Tensor:
-    """Rows `first` to `first + rows` of x (B, C, H, W) through 1x1 and depthwise 3x3 convolution: (B, rows * W, C').
+def _strip(x: torch.Tensor, first: int, rows: int, weight: torch.Tensor, depthwise: torch.Tensor) -> torch.Tensor:
+    """Rows `first` to `first + rows` of x (B, C, H, W) through 1x1 and depthwise 3x3 convolution: (B, C', rows, W).
 
     The convolutions also see the rows above and below.
     """
     top = max(first - 1, 0)
-    y = F.conv2d(lowered(x[:, :, top : first + rows + 1], pointwise), pointwise)
+    y = pointwise(lowered(x[:, :, top : first + rows + 1], weight), weight)
     y = F.conv2d(y, depthwise, padding=1, groups=len(depthwise))
-    return _pixels(y[:, :, first - top : first - top + rows])
+    return y[:, :, first - top : first - top + rows]
+
+
+def pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x (B, C, H, W) through a 1x1 convolution, weight (C', C, 1, 1)."""
+    # One thread and one image make torch take BLAS for it, up to three times slower than oneDNN, where all that is
+    # dilated goes; 1x1 has nothing to dilate.
+    return F.conv2d(x, weight, dilation=2 if _for_onednn(x) else 1)
+
+
+def _for_onednn(x: torch.Tensor) -> bool:
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and x.device.type == "cpu" and x.dtype == torch.float32

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ASCONDenoiseLib.errors import InputError
-from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention, lowered
+from ASCONDenoiseLib.models.networks.channel_attention import ChannelAttention, lowered, pointwise
 
 LEAKY_SLOPE = 0.01
 
@@ -35,7 +35,7 @@ class ESAUBlock(nn.Module):
         x = self.attention(x)
         y = F.leaky_relu(self.conv1(lowered(x, self.conv1.weight)), LEAKY_SLOPE, inplace=True)
         y = F.leaky_relu(self.conv2(y), LEAKY_SLOPE, inplace=True)
-        return self.identity(x).add_(y) if isinstance(self.identity, nn.Conv2d) else y + x
+        return pointwise(x, self.identity.weight).add_(y) if isinstance(self.identity, nn.Conv2d) else y + x
 
 
 class ESAUNet(nn.Module):
