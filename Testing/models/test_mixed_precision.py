@@ -25,8 +25,11 @@ def test_a_mixed_copy_keeps_the_image_path_in_fp32():
     before = {name: w.clone() for name, w in a_network.state_dict().items()}
     mixed = mixed_copy(a_network, torch.bfloat16)
     precise = {name for name, w in mixed.state_dict().items() if w.dtype == torch.float32}
-    rest = {name.split(".", 1)[1] for name in precise if name.count(".") > 1}
-    assert {name.removesuffix(".weight") for name in precise} >= set(ESAUNet.PRECISE_LAYERS) - {"*.project"}
+    first_attention = {name for name in precise if name.startswith("enc1.attention.")}
+    rest = {name.split(".", 1)[1] for name in precise - first_attention if name.count(".") > 1}
+    patterns = {"*.project", "enc1.attention.*"}
+    assert {name.removesuffix(".weight") for name in precise} >= set(ESAUNet.PRECISE_LAYERS) - patterns
+    assert len(first_attention) == 4  # what it sees is nearly the image itself
     assert rest == {"attention.temperature", "attention.project.weight", "identity.weight"}
     assert len([name for name in precise if "identity" in name]) == 2
     for name, w in a_network.state_dict().items():
@@ -178,11 +181,9 @@ def test_bf16_on_a_gpu_needs_ampere(monkeypatch, capability, expected):
     assert mixed_precision.mixed_dtype(torch.device("mps")) is None
 
 
-@pytest.mark.parametrize(
-    ("model", "most_rms_hu", "most_hu", "apart"), [("fast", 0.65, 5.5, 0.3), (None, 0.7, 8.5, 0.3)]
-)
-def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, most_rms_hu, most_hu, apart):
-    """The emulation of bf16 on a CPU without it gives the same rounding."""
+@pytest.mark.parametrize("model", ["fast", None])
+def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model):
+    """A tenth of an HU. The emulation of bf16 on a CPU without it gives the same rounding."""
     network, _ = load_network(find_model(model))
     y, x = np.mgrid[:144, :136] - 70.0
     volume = np.where(np.hypot(x, y) < 60, 40.0, -1000.0) + np.where(np.hypot(x + 20, y) < 15, 760, 0)
@@ -191,8 +192,8 @@ def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, m
     fast = denoise(volume, network, precision="bf16", device="cpu").voxels
     difference = fast - exact
     rms_hu = np.sqrt((difference**2).mean())
-    assert 0 < rms_hu < most_rms_hu and abs(difference).max() < most_hu
-    assert abs(difference.mean()) < 0.1
+    assert 0 < rms_hu < 0.13 and abs(difference).max() < 2
+    assert abs(difference.mean()) < 0.01
     assert next(network.parameters()).dtype == torch.float32  # the network itself is as before
 
     def run(tried, unit):
@@ -200,7 +201,7 @@ def test_bf16_of_the_models_that_come_with_it_costs_what_the_trial_says(model, m
             return tried(torch.from_numpy(unit)[:, None]).numpy()
 
     tried_hu, _ = mixed_precision._cost(network, mixed_copy(network, torch.bfloat16), run)
-    assert tried_hu == pytest.approx(rms_hu, rel=apart)
+    assert tried_hu == pytest.approx(rms_hu, rel=0.3)
 
 
 @pytest.mark.parametrize(
