@@ -27,6 +27,17 @@ def test_inserted_variance_is_that_of_the_dose(a_scan, level):
     assert inserted / own == pytest.approx(1 / level - 1, rel=0.05)
 
 
+def test_what_an_earlier_simulation_measured_is_not_measured_again(a_scan, monkeypatch):
+    _, ndct = a_scan
+    settings = replace(FAST, kernel="scan", photons=None, seed=1)
+    first = dose.simulate(ndct, PIXEL_MM, settings)
+    monkeypatch.setattr(dose, "calibrate", None)
+    again = dose.simulate(ndct, PIXEL_MM, settings, calibration=(first.photons, first.kernel))
+    assert (again.voxels == first.voxels).all() and again.notes == first.notes
+    other = dose.simulate(ndct, PIXEL_MM, settings, calibration=(4 * first.photons, first.kernel)).voxels
+    assert (other - ndct).std() == pytest.approx((first.voxels - ndct).std() / 2, rel=0.05)
+
+
 @pytest.mark.parametrize("name", ["soft", "standard"])
 def test_spectrum_is_that_of_the_scan(name):
     ndct = dose.scan(water(8), PIXEL_MM, replace(FAST, kernel=name))

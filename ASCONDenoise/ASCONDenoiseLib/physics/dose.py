@@ -54,6 +54,7 @@ def simulate(
     *,
     device: str | torch.device = "cpu",
     padding_hu: hounsfield.Padding = None,
+    calibration: tuple[np.ndarray, Kernel] | None = None,
     assume_photons: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Simulation:
@@ -69,6 +70,8 @@ def simulate(
         settings: the low-dose scan.
         device: where torch computes.
         padding_hu: a value that is padding besides what `hounsfield.padding_mask` takes for it.
+        calibration: photons (S,) and kernel of an earlier simulation of this scan, which are measured otherwise: more
+            work than the simulation itself.
         assume_photons: take ASSUMED_PHOTONS, with a note, where the scan's own noise cannot be measured.
         progress: called with (slices done, slices in all).
 
@@ -80,7 +83,7 @@ def simulate(
     ct.scanner_for(voxels_hu.shape[1:], spacing_mm[:2], settings)  # refuses what cannot be, before anything is measured
     notes: tuple[str, ...] = ()
     try:
-        photons, kernel = calibrate(voxels_hu, spacing_mm, settings, device=device)
+        photons, kernel = calibration or calibrate(voxels_hu, spacing_mm, settings, device=device)
         notes = doubts(photons, kernel, settings)
     except CalibrationError:
         if not assume_photons:

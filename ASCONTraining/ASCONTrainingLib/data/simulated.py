@@ -8,7 +8,7 @@ import math
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,6 +239,7 @@ class _Simulator:
     phantom_shape: tuple[int, int, int]
     log: Log
     denoiser: _Denoiser | None = None
+    calibrations: dict[SourceVolume, tuple[np.ndarray, Kernel]] = field(default_factory=dict)  # of scans that are done
 
     def plan(
         self,
@@ -251,7 +252,7 @@ class _Simulator:
         def make() -> PairedVolume:
             volume = source.read()
             ndct, spacing_mm = to_int16(volume.voxels), volume.geometry.spacing_mm
-            pair = self._pair(name, ndct, spacing_mm, volume.padding_hu, None, "scan")
+            pair = self._pair(name, ndct, spacing_mm, volume.padding_hu, source=source)
             return pair if at_level is None else at_level(pair)
 
         return VolumePlan(name, patient, split, source.where.as_posix(), self._dose(name), make)
@@ -264,7 +265,7 @@ class _Simulator:
         total = np.zeros(ndct.shape, np.float32)
         for n in range(noise_levels.ANATOMY_NOISES):
             name, dose = f"{source.where.as_posix()} anatomy {n}", noise_levels.ANATOMY_DOSE
-            noisy = self._pair(name, ndct, volume.geometry.spacing_mm, padding_hu, None, "scan", dose=dose).ldct
+            noisy = self._pair(name, ndct, volume.geometry.spacing_mm, padding_hu, dose=dose, source=source).ldct
             total += self.denoiser.denoised(noisy, padding_hu)
         return total / np.float32(noise_levels.ANATOMY_NOISES)
 
@@ -283,7 +284,7 @@ class _Simulator:
             photons = log_uniform(scans.photons, random)
             settings = DoseSettings(photons=photons, kernel=kernel, seed=int(random.integers(2**31)))
             ndct = to_int16(self.scan(phantom.voxels_hu, phantom.spacing_mm, settings, device=self.device))
-            return self._pair(name, ndct, phantom.spacing_mm, None, photons, kernel)
+            return self._pair(name, ndct, phantom.spacing_mm, None, photons=photons, kernel=kernel)
 
         source = f"phantom of {'x'.join(map(str, self.phantom_shape))} voxels"
         return VolumePlan(name, name, split, source, self._dose(name), make)
@@ -294,16 +295,22 @@ class _Simulator:
         ndct: np.ndarray,
         spacing_mm: tuple[float, float, float],
         padding_hu: Padding,
-        photons: float | None,
-        kernel: str | Kernel,
+        *,
         dose: float | None = None,
+        photons: float | None = None,
+        kernel: str | Kernel = "scan",
+        source: SourceVolume | None = None,
     ) -> PairedVolume:
+        """The NDCT, and its LDCT. A scan is measured once, for all of its copies."""
         from ASCONDenoiseLib.physics.settings import DoseSettings
 
         seed = int(self._random(name).integers(2**31))
         dose = self._dose(name) if dose is None else dose
         settings = DoseSettings(dose=dose, photons=photons, kernel=kernel, seed=seed)
-        simulation = self.simulate(ndct, spacing_mm, settings, device=self.device, padding_hu=padding_hu)
+        known = {"calibration": self.calibrations[source]} if source in self.calibrations else {}
+        simulation = self.simulate(ndct, spacing_mm, settings, device=self.device, padding_hu=padding_hu, **known)
+        if source is not None:
+            self.calibrations[source] = simulation.photons, simulation.kernel
         for note in simulation.notes:
             self.log(f"{name}: {note}")
         return PairedVolume(ndct, to_int16(simulation.voxels), spacing_mm)

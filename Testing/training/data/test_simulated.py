@@ -34,10 +34,12 @@ from ASCONTrainingLib.data.training_set import EvaluationSet
 def fake_simulate(calls):
     """In place of the physics: noise of one HU per unit of its seed modulo 50."""
 
-    def simulate(voxels, spacing_mm, settings, *, device, padding_hu):
-        calls.append(SimpleNamespace(settings=settings, spacing_mm=spacing_mm, device=device, padding_hu=padding_hu))
-        notes = ("The photons are doubtful.",)
-        return SimpleNamespace(voxels=voxels + np.int16(settings.seed % 50 + 1), notes=notes)
+    def simulate(voxels, spacing_mm, settings, *, device, padding_hu, calibration=None):
+        told = {"settings": settings, "spacing_mm": spacing_mm, "device": device, "padding_hu": padding_hu}
+        calls.append(SimpleNamespace(**told, calibration=calibration))
+        low, notes = voxels + np.int16(settings.seed % 50 + 1), ("The photons are doubtful.",)
+        photons, kernel = calibration or (np.full(len(voxels), float(voxels.mean())), "measured")
+        return SimpleNamespace(voxels=low, photons=photons, kernel=kernel, notes=notes)
 
     return simulate
 
@@ -136,6 +138,10 @@ def test_training_scans_are_there_at_other_levels_of_noise(tmp_path):
     pairs = [s for s in simulated if s not in anatomies]
     assert len(pairs) == 4 and len({s.seed for s in simulated}) == len(simulated)
     assert {s.dose for s in anatomies} == {0.25}
+    measured = [call.calibration for call in calls if call.calibration is None]
+    assert len(measured) == 3  # each scan once, whatever its copies
+    assert {id(call.calibration[0]) for call in calls[-3 - ANATOMY_NOISES :]} == {id(calls[-1].calibration[0])}
+    assert calls[-1].calibration[0][0] == volumes[once.patient].mean()
     for copy, pair, (own, added) in zip(copies, pairs, LEVELS, strict=True):
         ndct, ldct = arrays_of(tmp_path / "out", copy.name)
         # the identity takes nothing off: the anatomy is the NDCT and the mean of that noise, whose share is 1 - own
