@@ -77,8 +77,11 @@ def pick_in_the_plot(segmentation) -> None:
 
 
 def draw_regions(ui, volume) -> None:
-    """Two closed curves side by side in the middle slice, and a line across the skin, as a user would draw them."""
+    """Two closed curves in even tissue of the middle slice, and a line across the skin, as a user would draw them."""
     from math import cos, pi, sin
+
+    import numpy as np
+    from scipy.ndimage import uniform_filter
 
     from ASCONDenoiseLib.scene.volumes import ijk_to_world
 
@@ -95,10 +98,16 @@ def draw_regions(ui, volume) -> None:
     def around(i: float, j: float, radius: float):
         return [(i + radius * cos(a * pi / 4), j + radius * sin(a * pi / 4)) for a in range(8)]
 
-    left, right = (around(part * columns, 0.42 * rows, 0.025 * columns) for part in (0.28, 0.36))
-    ui.lesionSelector.setCurrentNode(markup("vtkMRMLMarkupsClosedCurveNode", "lesion", left))
-    ui.backgroundSelector.setCurrentNode(markup("vtkMRMLMarkupsClosedCurveNode", "background", right))
-    image = slicer.util.arrayFromVolume(volume)[k]
+    image, radius = slicer.util.arrayFromVolume(volume)[k].astype(float), round(0.02 * columns)
+    mean = uniform_filter(image, 3 * radius)
+    scatter = uniform_filter(image**2, 3 * radius) - mean**2
+
+    def evenest(low_hu: float, high_hu: float):
+        j, i = np.unravel_index(np.where((mean > low_hu) & (mean < high_hu), scatter, np.inf).argmin(), image.shape)
+        return around(i, j, radius)
+
+    ui.lesionSelector.setCurrentNode(markup("vtkMRMLMarkupsClosedCurveNode", "lesion", evenest(100, 400)))
+    ui.backgroundSelector.setCurrentNode(markup("vtkMRMLMarkupsClosedCurveNode", "background", evenest(20, 80)))
     skin = int((image[:, columns // 2] > -400).argmax())
     line = markup("vtkMRMLMarkupsLineNode", "edge", [(columns / 2, skin - 8), (columns / 2, skin + 5)])
     ui.edgeSelector.setCurrentNode(line)
