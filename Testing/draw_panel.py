@@ -103,7 +103,9 @@ def draw_regions(ui, volume) -> None:
     scatter = uniform_filter(image**2, 3 * radius) - mean**2
 
     def evenest(low_hu: float, high_hu: float):
-        j, i = np.unravel_index(np.where((mean > low_hu) & (mean < high_hu), scatter, np.inf).argmin(), image.shape)
+        in_range = np.where((mean > low_hu) & (mean < high_hu), scatter, np.inf)
+        assert np.isfinite(in_range).any(), f"no tissue of {low_hu} to {high_hu} HU in the slice"
+        j, i = np.unravel_index(in_range.argmin(), image.shape)
         return around(i, j, radius)
 
     ui.lesionSelector.setCurrentNode(markup("vtkMRMLMarkupsClosedCurveNode", "lesion", evenest(100, 400)))

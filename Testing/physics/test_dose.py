@@ -34,6 +34,8 @@ def test_what_an_earlier_simulation_measured_is_not_measured_again(a_scan, monke
     monkeypatch.setattr(dose, "calibrate", None)
     again = dose.simulate(ndct, PIXEL_MM, settings, calibration=(first.photons, first.kernel))
     assert (again.voxels == first.voxels).all() and again.notes == first.notes
+    with pytest.raises(InputError, match="calibration is of 1 slices"):
+        dose.simulate(ndct, PIXEL_MM, settings, calibration=(first.photons[:1], first.kernel))
     other = dose.simulate(ndct, PIXEL_MM, settings, calibration=(4 * first.photons, first.kernel)).voxels
     assert (other - ndct).std() == pytest.approx((first.voxels - ndct).std() / 2, rel=0.05)
 

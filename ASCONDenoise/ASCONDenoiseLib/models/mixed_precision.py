@@ -78,7 +78,7 @@ def fits_tf32(network: nn.Module, device: torch.device) -> bool:
 
     On an H100 the pair, version 0.3.3, took 26.3 ms a slice in it and was 0.10 HU (RMS) from the plain network; in bf16
     version 0.3.1 took 17.8 ms, with fewer threads, and was 0.45 HU off, a voxel by 6.8. That was the first attention's
-    doing, which is in fp32 since; bf16 has not been measured on a GPU again.
+    doing, which is in fp32 since: TF32 stays until bf16 has been measured on a GPU again.
     """
     return device.type == "cuda" and mixed_dtype(device) is not None and bool(getattr(network, "residual", False))
 

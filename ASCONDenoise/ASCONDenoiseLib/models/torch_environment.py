@@ -13,13 +13,12 @@ By default they spin for long, which takes the core from the thread that they wa
 cores busy: on two cores with a load of 9, a slice took 4.7 s instead of 1.8 s.
 """
 
-KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": (-3, 2**27), "MALLOC_TRIM_THRESHOLD_": (-1, 2**28)}
-"""GNU's variables, their numbers for mallopt (malloc.h), and bytes: tensors of less than the first come from the heap,
-and the heap keeps what is free at its end, up to the second.
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": (-3, 2**25), "MALLOC_TRIM_THRESHOLD_": (-1, 2**28)}
+"""GNU's variables, their numbers for mallopt (malloc.h), and bytes: what is smaller than the first, the most that all
+versions take, comes from the heap, and the heap keeps what is free at its end, up to the second.
 
 By default it hangs on what was freed before whether the system takes back the tensors of each layer, to clear the next
-one's page by page: with two threads a slice took the fast model 60 to 78 ms, and so 53 to 63. Tensors of a slice are of
-67 MB at most; volumes are larger, and go back at once.
+one's page by page: with two threads a slice took the fast model 60 to 78 ms, and so 53 to 63.
 """
 
 
@@ -32,10 +31,10 @@ def prepare_torch() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not {*SHORT_WAITS, "OMP_WAIT_POLICY"} & {*os.environ}:
         os.environ.update(SHORT_WAITS)
-    if not KEPT_MEMORY.keys() & os.environ.keys():
+    if not {*KEPT_MEMORY, "GLIBC_TUNABLES"} & {*os.environ} and all(
+        _of_glibc("mallopt", option, value) for option, value in KEPT_MEMORY.values()
+    ):
         os.environ.update({name: str(value) for name, (_, value) in KEPT_MEMORY.items()})  # read by child processes
-        for option, value in KEPT_MEMORY.values():
-            _of_glibc("mallopt", option, value)
 
 
 def free_kept_memory() -> None:
@@ -43,7 +42,7 @@ def free_kept_memory() -> None:
     _of_glibc("malloc_trim", 0)
 
 
-def _of_glibc(name: str, *values: int) -> None:
-    """Calls a function of GNU's C library; others, and other systems', have none of that name."""
-    if sys.platform == "linux" and (function := getattr(ctypes.CDLL(None), name, None)) is not None:
-        function(*values)
+def _of_glibc(name: str, *values: int) -> int:
+    """What a function of GNU's C library returns; 0 where there is none: other libraries and systems."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    return 0 if function is None else int(function(*values))

@@ -70,17 +70,19 @@ def simulate(
         settings: the low-dose scan.
         device: where torch computes.
         padding_hu: a value that is padding besides what `hounsfield.padding_mask` takes for it.
-        calibration: photons (S,) and kernel of an earlier simulation of this scan, which are measured otherwise: more
-            work than the simulation itself.
+        calibration: photons (S,) and kernel, of `calibrate` or an earlier simulation of this scan, in place of those of
+            the settings and of measuring, which is more work than the simulation itself.
         assume_photons: take ASSUMED_PHOTONS, with a note, where the scan's own noise cannot be measured.
         progress: called with (slices done, slices in all).
 
     Raises:
-        InputError: the settings do not fit the image.
+        InputError: the settings or the calibration do not fit the image.
         CalibrationError: the scan has no flat soft tissue to measure its noise in, `photons` is not given and not to be
             assumed.
     """
     ct.scanner_for(voxels_hu.shape[1:], spacing_mm[:2], settings)  # refuses what cannot be, before anything is measured
+    if calibration is not None and calibration[0].shape != voxels_hu.shape[:1]:
+        raise InputError(f"The calibration is of {len(calibration[0])} slices, and the scan has {len(voxels_hu)}.")
     notes: tuple[str, ...] = ()
     try:
         photons, kernel = calibration or calibrate(voxels_hu, spacing_mm, settings, device=device)

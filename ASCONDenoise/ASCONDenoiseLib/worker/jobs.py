@@ -104,7 +104,6 @@ def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
     chosen, note = choose_model(request.model, len(voxels), lambda: _on_gpu(job, request.device))
     path, card, network = warm.load(job, str(chosen))
     from ASCONDenoiseLib.models import inference
-    from ASCONDenoiseLib.models.devices import free_reserved_memory
 
     device = _started(job, request.device)
     with job.timed("work"):
@@ -117,7 +116,6 @@ def denoise(job: Job, request: DenoiseRequest, warm: WarmModel) -> Facts:
             cancelled=job.cancelled,
             out=job.new_output(request.output, voxels.shape, voxels.dtype),
         )
-    free_reserved_memory()
     noise = None if request.facts is None else noise_by_strength(voxels, result.voxels, request.facts.spacing_mm)
     return {
         "device": result.device,
@@ -159,7 +157,6 @@ def cluster(job: Job, request: ClusterRequest, warm: WarmModel) -> Facts:
         raise InputError(f"{card.name} ({card.architecture}) has no features to look at. Choose another model.")
     import sklearn  # noqa: F401 - better missed now than after the network's work
 
-    from ASCONDenoiseLib.models.devices import free_reserved_memory
     from ASCONDenoiseLib.models.feature_clusters import EMBEDDING_STEPS, cluster_volume
 
     device = _started(job, request.device)
@@ -184,7 +181,6 @@ def cluster(job: Job, request: ClusterRequest, warm: WarmModel) -> Facts:
         job.outputs.append(request.points_output)
         with request.points_output.open("wb") as file:
             np.savez(file, **vars(anatomy.points))
-    free_reserved_memory()
     return {
         "clusters": [asdict(cluster) for cluster in anatomy.clusters],
         "separation": asdict(anatomy.separation) if anatomy.separation else None,
@@ -301,7 +297,7 @@ def simulate(job: Job, request: SimulateRequest, _: WarmModel) -> Facts:
     import_torch(job)
     import torch
 
-    from ASCONDenoiseLib.models.devices import device_title, free_reserved_memory
+    from ASCONDenoiseLib.models.devices import device_title
     from ASCONDenoiseLib.physics import dose
 
     settings = DoseSettings(request.dose, photons=request.photons, kernel=request.kernel, seed=SIMULATION_SEED)
@@ -319,7 +315,6 @@ def simulate(job: Job, request: SimulateRequest, _: WarmModel) -> Facts:
             device = torch.device("cpu")
             simulation = dose.simulate(voxels, request.spacing_mm, settings, device=device, **options)
         job.new_output(request.output, voxels.shape, voxels.dtype)[...] = simulation.voxels
-    free_reserved_memory()
     return {
         "dose": settings.dose,
         "photons": float(simulation.photons.mean()),
@@ -345,7 +340,6 @@ class PhantomRequest(Spaced):
 def phantom(job: Job, request: PhantomRequest, _: WarmModel) -> Facts:
     """Scans a computed abdomen at normal dose; returns spacing_mm, and photons and kernel for its `simulate`."""
     import_torch(job)
-    from ASCONDenoiseLib.models.devices import free_reserved_memory
     from ASCONDenoiseLib.physics.dose import scan
     from ASCONDenoiseLib.physics.phantoms import abdomen
 
@@ -356,7 +350,6 @@ def phantom(job: Job, request: PhantomRequest, _: WarmModel) -> Facts:
         job.check()
         out = job.new_output(request.output, truth_hu.shape, truth_hu.dtype)
         out[...] = scan(truth_hu, request.spacing_mm, settings, device=device)
-    free_reserved_memory()
     return {"spacing_mm": list(request.spacing_mm), "photons": settings.photons, "kernel": settings.kernel}
 
 

@@ -42,6 +42,7 @@ import logging
 import math
 import os
 import queue
+import sys
 import threading
 import time
 from typing import Any, BinaryIO
@@ -176,12 +177,21 @@ class Server:
                     facts["refused"] = True
                 if not sound:
                     logger.exception("The job %s failed.", job.command)
+        _free_memory()
         if event != "result":  # only here has the error let go of the mapped files
             job.remove_outputs()
         with self._lock:
             del self._live[job.id]
         job.answer(event, **facts)
         return sound
+
+
+def _free_memory() -> None:
+    """Gives back what torch and the heap keep in reserve, which others want between jobs."""
+    if "torch" in sys.modules:
+        from ASCONDenoiseLib.models.devices import free_reserved_memory
+
+        free_reserved_memory()
 
 
 def _sentence(error: Exception) -> tuple[str, bool]:

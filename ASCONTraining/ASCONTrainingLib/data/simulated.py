@@ -50,6 +50,7 @@ def prepare_simulated(
     progress: Progress | None = None,
     simulate: Callable[..., Any] | None = None,
     scan: Callable[..., np.ndarray] | None = None,
+    calibrate: Callable[..., Any] | None = None,
 ) -> Index:
     """Make a set from normal-dose volumes, whose LDCT is simulated; photons and kernel are those of each scan.
 
@@ -72,12 +73,13 @@ def prepare_simulated(
         split: JSON file in place of a split by chance.
         seed: of all that is random.
         device: where the simulation computes.
-        simulate, scan: in place of ASCONDenoiseLib.physics.dose's.
+        simulate, scan, calibrate: in place of those of ASCONDenoiseLib.physics.
 
     Raises:
         InputError: nothing to simulate from or to leave out, a dose that cannot be, or a set made otherwise in `out`.
         WriteError: the disk is full or protected; what was done before is kept.
     """
+    from ASCONDenoiseLib.physics import calibration
     from ASCONDenoiseLib.physics import dose as physics
 
     doses = (dose, dose) if isinstance(dose, (int, float)) else dose
@@ -93,6 +95,7 @@ def prepare_simulated(
     simulator = _Simulator(
         simulate or physics.simulate,
         scan or physics.scan,
+        calibrate or calibration.calibrate,
         doses,
         seed,
         device,
@@ -233,13 +236,14 @@ class _Simulator:
 
     simulate: Callable[..., Any]
     scan: Callable[..., np.ndarray]
+    calibrate: Callable[..., Any]
     doses: tuple[float, float]
     seed: int
     device: str
     phantom_shape: tuple[int, int, int]
     log: Log
     denoiser: _Denoiser | None = None
-    calibrations: dict[SourceVolume, tuple[np.ndarray, Kernel]] = field(default_factory=dict)  # of scans that are done
+    calibrations: dict[SourceVolume, tuple[np.ndarray, Kernel]] = field(default_factory=dict)  # for all copies
 
     def plan(
         self,
@@ -301,19 +305,30 @@ class _Simulator:
         kernel: str | Kernel = "scan",
         source: SourceVolume | None = None,
     ) -> PairedVolume:
-        """The NDCT, and its LDCT. A scan is measured once, for all of its copies."""
+        """The NDCT, and its LDCT; without a `source` photons and kernel are known."""
         from ASCONDenoiseLib.physics.settings import DoseSettings
 
         seed = int(self._random(name).integers(2**31))
         dose = self._dose(name) if dose is None else dose
         settings = DoseSettings(dose=dose, photons=photons, kernel=kernel, seed=seed)
-        known = {"calibration": self.calibrations[source]} if source in self.calibrations else {}
-        simulation = self.simulate(ndct, spacing_mm, settings, device=self.device, padding_hu=padding_hu, **known)
-        if source is not None:
-            self.calibrations[source] = simulation.photons, simulation.kernel
+        known = None if source is None else self._calibration(source, ndct, spacing_mm)
+        simulation = self.simulate(
+            ndct, spacing_mm, settings, device=self.device, padding_hu=padding_hu, calibration=known
+        )
         for note in simulation.notes:
             self.log(f"{name}: {note}")
         return PairedVolume(ndct, to_int16(simulation.voxels), spacing_mm)
+
+    def _calibration(
+        self, source: SourceVolume, ndct: np.ndarray, spacing_mm: tuple[float, float, float]
+    ) -> tuple[np.ndarray, Kernel]:
+        """Photons and kernel of a scan, which is measured once."""
+        from ASCONDenoiseLib.physics.settings import DoseSettings
+
+        if source not in self.calibrations:
+            settings = DoseSettings(seed=int(self._random(source.where.as_posix()).integers(2**31)))
+            self.calibrations[source] = self.calibrate(ndct, spacing_mm, settings, device=self.device)
+        return self.calibrations[source]
 
     def _dose(self, name: str) -> float:
         low, high = self.doses

@@ -38,10 +38,18 @@ def fake_simulate(calls):
         told = {"settings": settings, "spacing_mm": spacing_mm, "device": device, "padding_hu": padding_hu}
         calls.append(SimpleNamespace(**told, calibration=calibration))
         low, notes = voxels + np.int16(settings.seed % 50 + 1), ("The photons are doubtful.",)
-        photons, kernel = calibration or (np.full(len(voxels), float(voxels.mean())), "measured")
-        return SimpleNamespace(voxels=low, photons=photons, kernel=kernel, notes=notes)
+        return SimpleNamespace(voxels=low, notes=notes)
 
     return simulate
+
+
+def fakes(calls):
+    """In place of all that measures or makes noise."""
+
+    def calibrate(voxels, spacing_mm, settings, *, device):
+        return np.full(len(voxels), float(voxels.mean())), settings.seed
+
+    return {"simulate": fake_simulate(calls), "calibrate": calibrate}
 
 
 def normal_dose_tree(root: Path, names=("a", "b", "c")) -> dict[str, np.ndarray]:
@@ -61,7 +69,7 @@ def test_simulated_pairs_from_files_and_dicom(tmp_path):
     make_ct_series(tmp_path / "in" / "c_low_dose", shape=(2, 8, 8))
     calls, log = [], []
     index = prepare_simulated(
-        tmp_path / "in", tmp_path / "out", dose=0.25, simulate=fake_simulate(calls), device="cpu", log=log.append
+        tmp_path / "in", tmp_path / "out", dose=0.25, **fakes(calls), device="cpu", log=log.append
     )
     assert [(v.name, v.patient, v.dose) for v in index.volumes] == [
         ("a", "a", 0.25),
@@ -82,7 +90,7 @@ def test_simulated_pairs_from_files_and_dicom(tmp_path):
 def test_normal_dose_series_are_told_by_their_description_in_a_tree_of_uids(tmp_path):
     pairs = mayo_2020_tree(tmp_path / "in", patients=("L004", "L006"), classic=True)
     log = []
-    index = prepare_simulated(tmp_path / "in", tmp_path / "out", simulate=fake_simulate([]), log=log.append)
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", **fakes([]), log=log.append)
     for volume, (ndct, _) in zip(index.volumes, pairs.values(), strict=True):
         assert np.array_equal(arrays_of(tmp_path / "out", volume.name)[0], ndct)
     assert "2 volumes say that they are low dose and are left out." in log
@@ -95,9 +103,7 @@ def test_random_dose_and_noise_hang_on_the_volume_not_on_its_turn(tmp_path):
     for names in ("abcdef", "bdfg"):
         normal_dose_tree(tmp_path / names, names)
         calls = []
-        index = prepare_simulated(
-            tmp_path / names, tmp_path / f"out-{names}", simulate=fake_simulate(calls), **settings
-        )
+        index = prepare_simulated(tmp_path / names, tmp_path / f"out-{names}", **fakes(calls), **settings)
         outcomes.append({v.patient: (v.dose, c.settings.seed) for v, c in zip(index.volumes, calls, strict=True)})
         assert all(v.dose == c.settings.dose for v, c in zip(index.volumes, calls, strict=True))
     doses = [dose for dose, _ in outcomes[0].values()]
@@ -107,7 +113,7 @@ def test_random_dose_and_noise_hang_on_the_volume_not_on_its_turn(tmp_path):
 
 def test_training_scans_are_there_several_times_with_other_noise(tmp_path):
     normal_dose_tree(tmp_path / "in")
-    settings = {"simulate": fake_simulate([]), "device": "cpu", "noises": 3}
+    settings = {**fakes([]), "device": "cpu", "noises": 3}
     index = prepare_simulated(tmp_path / "in", tmp_path / "out", **settings)
     once = index.of("train")[0]
     copies = [v for v in index.volumes if v.patient == once.patient]
@@ -128,7 +134,7 @@ def test_training_scans_are_there_at_other_levels_of_noise(tmp_path):
     save_model(identity, a_card(settings={"residual": True, "channels": 8}), model)
     volumes = normal_dose_tree(tmp_path / "in")
     calls = []
-    settings = {"simulate": fake_simulate(calls), "device": "cpu"}
+    settings = {**fakes(calls), "device": "cpu"}
     index = prepare_simulated(tmp_path / "in", tmp_path / "out", levels_by=str(model), **settings)
     once = index.of("train")[0]
     copies = [v for v in index.volumes if "-level" in v.name]
@@ -138,10 +144,14 @@ def test_training_scans_are_there_at_other_levels_of_noise(tmp_path):
     pairs = [s for s in simulated if s not in anatomies]
     assert len(pairs) == 4 and len({s.seed for s in simulated}) == len(simulated)
     assert {s.dose for s in anatomies} == {0.25}
-    measured = [call.calibration for call in calls if call.calibration is None]
+    measured = {id(call.calibration[0]) for call in calls}
     assert len(measured) == 3  # each scan once, whatever its copies
-    assert {id(call.calibration[0]) for call in calls[-3 - ANATOMY_NOISES :]} == {id(calls[-1].calibration[0])}
     assert calls[-1].calibration[0][0] == volumes[once.patient].mean()
+    own = next(call.calibration[1] for call in calls if call.calibration[0][0] == volumes[once.patient].mean())
+    for name in (f"{copy.name}.ldct.npy" for copy in copies[:2]):
+        (tmp_path / "out" / name).unlink()
+    prepare_simulated(tmp_path / "in", tmp_path / "out", levels_by=str(model), **settings)
+    assert calls[-1].calibration[1] == own  # the seed hangs on the scan, not on which of its copies comes first
     for copy, pair, (own, added) in zip(copies, pairs, LEVELS, strict=True):
         ndct, ldct = arrays_of(tmp_path / "out", copy.name)
         # the identity takes nothing off: the anatomy is the NDCT and the mean of that noise, whose share is 1 - own
@@ -186,7 +196,7 @@ def test_phantoms_stand_in(tmp_path):
         scans.append((voxels, spacing_mm, settings))
         return np.rint(voxels)
 
-    settings = {"phantoms": 3, "phantom_shape": (2, 32, 48), "simulate": fake_simulate([]), "scan": scan}
+    settings = {"phantoms": 3, "phantom_shape": (2, 32, 48), **fakes([]), "scan": scan}
     index = prepare_simulated(None, tmp_path / "out", **settings)
     assert [v.patient for v in index.volumes] == ["phantom0", "phantom1", "phantom2"]
     assert sorted(v.split for v in index.volumes) == ["test", "train", "validation"]
@@ -214,7 +224,7 @@ def test_a_phantom_is_as_sharp_as_the_kernel_of_its_noise(kernel):
 
 def test_phantoms_fill_up_and_train(tmp_path):
     normal_dose_tree(tmp_path / "in")
-    settings = {"phantom_shape": (1, 32, 32), "simulate": fake_simulate([]), "scan": lambda v, *_, device: v}
+    settings = {"phantom_shape": (1, 32, 32), **fakes([]), "scan": lambda v, *_, device: v}
     index = prepare_simulated(tmp_path / "in", tmp_path / "out", phantoms=1, **settings)
     assert [(v.name, v.split) for v in index.volumes[3:]] == [("phantom0", "train")]
     before = {v.name: (tmp_path / "out" / f"{v.name}.ldct.npy").stat().st_mtime_ns for v in index.volumes}
@@ -244,7 +254,7 @@ def test_volumes_that_cannot_be_simulated_are_left_out_and_named(tmp_path):
             raise CalibrationError("Nothing to measure.")
         return fake_simulate(calls)(voxels, *arguments, **settings)
 
-    index = prepare_simulated(tmp_path / "in", tmp_path / "out", simulate=simulate, log=log.append)
+    index = prepare_simulated(tmp_path / "in", tmp_path / "out", **fakes([]) | {"simulate": simulate}, log=log.append)
     assert {v.patient for v in index.volumes} == set("abc")
     text = "\n".join(log)
     assert "blank is left out: Nothing to measure." in text and "notHU is left out: " in text
@@ -264,7 +274,7 @@ def test_nothing_that_can_be_simulated_is_an_error(tmp_path):
 @pytest.mark.skipif("ASCON_TEST_DATA" not in os.environ, reason="ASCON_TEST_DATA names no folder of real CT")
 def test_real_series_are_found_and_read(tmp_path):
     folder = Path(os.environ["ASCON_TEST_DATA"]) / "dicom"
-    index = prepare_simulated(folder, tmp_path / "out", simulate=fake_simulate([]))
+    index = prepare_simulated(folder, tmp_path / "out", **fakes([]))
     assert len(index.volumes) == len([path for path in folder.iterdir() if path.is_dir()])
     for volume in index.volumes:
         ndct = arrays_of(tmp_path / "out", volume.name)[0]
@@ -285,7 +295,7 @@ def test_volumes_and_patients_are_left_out_by_name(tmp_path):
     (tmp_path / "in/c").mkdir()
     (tmp_path / "in/c.nii.gz").rename(tmp_path / "in/c/first.nii.gz")
     (tmp_path / "in/c/second.nii.gz").write_bytes((tmp_path / "in/c/first.nii.gz").read_bytes())
-    settings = {"simulate": fake_simulate([])}
+    settings = {**fakes([])}
     index = prepare_simulated(tmp_path / "in", tmp_path / "out", leave_out=["a", "c-second"], **settings)
     assert [v.name for v in index.volumes] == ["b-study-series", "c-first"]
     with pytest.raises(InputError, match="There is no c-third, d to leave out in .*: it holds a, b, c"):

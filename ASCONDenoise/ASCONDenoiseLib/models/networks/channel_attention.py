@@ -6,6 +6,8 @@ softmax and output projection multiply to one matrix. Neither q and k normalised
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -133,10 +135,11 @@ def _strip(x: torch.Tensor, first: int, rows: int, weight: torch.Tensor, depthwi
 def pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x (B, C, H, W) through a 1x1 convolution, weight (C', C, 1, 1)."""
     # One thread and one image make torch take BLAS for it, up to three times slower than oneDNN, where all that is
-    # dilated goes; 1x1 has nothing to dilate.
+    # dilated goes; 1x1 has nothing to dilate. With more threads torch takes oneDNN by itself.
     return F.conv2d(x, weight, dilation=2 if _for_onednn(x) else 1)
 
 
 def _for_onednn(x: torch.Tensor) -> bool:
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    """Whether oneDNN is the fastest for x: on x86; on ARM, where Arm's library does its work, that was not measured."""
+    there: bool = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")  # type: ignore[no-untyped-call]
     return there and x.device.type == "cpu" and x.dtype == torch.float32

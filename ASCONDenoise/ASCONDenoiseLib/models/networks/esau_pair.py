@@ -177,7 +177,7 @@ def in_little_noise(removed: torch.Tensor, structure: torch.Tensor, below_hu: fl
 
 
 def _widened(x: torch.Tensor, reach: int) -> torch.Tensor:
-    """The highest value of x (B, 1, H, W), 0 or more, within `reach` rows and columns; faster than a pool."""
+    """The highest value of x (B, 1, H, W), 0 or more, within `reach` rows and columns; on a CPU faster than a pool."""
     for _ in range(2):
         x, seen = F.pad(x, (0, 0, reach, reach)), 1
         while seen <= 2 * reach:
@@ -209,7 +209,7 @@ def _along_columns(x: torch.Tensor, sd: float) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _weights(n: int, sd: float, device: torch.device) -> torch.Tensor:
-    """Of n rows: (blocks, BLOCK, BLOCK + 2 reach), from the rows that a block sees to its own. All sum up to 1."""
+    """Of n rows: (blocks, BLOCK, BLOCK + 2 reach), from the rows that a block sees to its own, to whose means."""
     with torch.inference_mode(False):  # kept, for trainings too
         reach = NEIGHBOURHOOD // 2 if sd == math.inf else math.ceil(3 * sd)
         first = torch.arange(0, n, BLOCK)[:, None, None]
