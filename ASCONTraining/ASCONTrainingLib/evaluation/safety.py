@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,24 +60,32 @@ class Safety:
     fixed_pattern_hu: float
     detectability: tuple[Detectability, ...] = ()
 
-    def limits_kept(self) -> dict[str, bool]:
-        """Each limit in words, and whether it is kept. What could not be measured is not kept."""
+    def limits_kept(self) -> dict[str, bool | None]:
+        """Each limit in words, and whether it is kept; None where that could not be measured."""
         counted = [e for e in self.edges if abs(e.contrast_hu) >= SHARP_EDGE_HU]
         seen = [point for point in self.lesions if point.snr > MIN_SNR]
         return {
-            f"mean HU of every tissue within {MAX_SHIFT_HU:g} HU": bool(self.shifts)
-            and max(abs(shift.shift_hu) for shift in self.shifts) <= MAX_SHIFT_HU,
-            f"edges at most {MAX_EDGE_RATIO:g} times as wide": bool(counted)
-            and max(e.ratio for e in counted) <= MAX_EDGE_RATIO,
-            f"lesions of SNR above {MIN_SNR:g} keep {MIN_KEPT:.0%} of their contrast": bool(seen)
-            and min(point.kept for point in seen) >= MIN_KEPT,
-            "nothing in pure noise looks more like a lesion than before": bool(self.pure_noise)
-            and all(most.output_hu <= 1.01 * most.ldct_hu for most in self.pure_noise),
+            f"mean HU of every tissue within {MAX_SHIFT_HU:g} HU": _all(
+                abs(shift.shift_hu) <= MAX_SHIFT_HU for shift in self.shifts
+            ),
+            f"edges at most {MAX_EDGE_RATIO:g} times as wide": _all(e.ratio <= MAX_EDGE_RATIO for e in counted),
+            f"lesions of SNR above {MIN_SNR:g} keep {MIN_KEPT:.0%} of their contrast": _all(
+                point.kept >= MIN_KEPT for point in seen
+            ),
+            "nothing in pure noise looks more like a lesion than before": _all(
+                most.output_hu <= 1.01 * most.ldct_hu for most in self.pure_noise
+            ),
         }
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"judgements": self.limits_kept()}
+
+
+def _all(kept: Iterable[bool]) -> bool | None:
+    """Whether all of them are true; None where there are none."""
+    found = list(kept)
+    return all(found) if found else None
 
 
 def measure(

@@ -31,6 +31,9 @@ def write(results: Sequence[Safety], folder: Path) -> None:
     lesions_png(results, folder / "lesions.png")
 
 
+KEPT = {True: "yes", False: "NO ", None: "not measured"}
+
+
 def text(results: Sequence[Safety]) -> str:
     """All of it as lines for a terminal."""
     return "\n\n".join(map(_text_of_one, results))
@@ -38,7 +41,7 @@ def text(results: Sequence[Safety]) -> str:
 
 def _text_of_one(safety: Safety) -> str:
     lines = [safety.name]
-    lines += [f"  {'yes' if kept else 'NO '}  {limit}" for limit, kept in safety.limits_kept().items()]
+    lines += [f"  {KEPT[kept]}  {limit}" for limit, kept in safety.limits_kept().items()]
     shifts = ", ".join(f"{s.tissue} {s.shift_hu:+.2f}" for s in safety.shifts)
     lines.append(f"  mean HU shift against the NDCT: {shifts or 'no tissue found'}")
     for e in safety.edges:

@@ -218,7 +218,8 @@ def test_text_table_and_picture_hold_every_lesion(tmp_path):
     found = safety.Safety("A model", (), (), points, 0.1, None, (), 0.0)
     assert "lesion of 40 HU, 10 mm, dose 0.25: SNR 12.0, keeps 95.0% (sd 2.0%, 7 times)" in safety_report.text([found])
     assert found.limits_kept()["lesions of SNR above 5 keep 90% of their contrast"]
-    assert not found.limits_kept()["mean HU of every tissue within 1 HU"]  # not measured is not kept
+    assert found.limits_kept()["mean HU of every tissue within 1 HU"] is None
+    assert "  not measured  mean HU of every tissue" in safety_report.text([found])
     rows = list(csv.DictReader(io.StringIO(safety_report.lesions_csv([found, found]))))
     assert len(rows) == 4 and float(rows[1]["kept"]) == 0.95 and rows[1]["name"] == "A model"
     from PIL import Image
