@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from child_process import LAST, ROOT, Child, a_slow_model, saved
 from dicom_fixtures import some_voxels
+
+from ASCONDenoiseLib.worker.job import Job
+from ASCONDenoiseLib.worker.server import Server
 
 # ---- starting and talking
 
@@ -42,6 +47,27 @@ def test_what_libraries_print_goes_to_stderr(tmp_path):
     assert child.result("ping")["id"] == 2
     child.close()
     assert child.errors.read_text() == "a stray print\na stray write\n"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_memory_is_given_back_after_jobs_that_fail_too(monkeypatch, fails):
+    """And a GPU that cannot even do that does not end the process."""
+    freed, answers = [], io.BytesIO()
+
+    def free_reserved_memory():
+        freed.append(True)
+        if fails:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setitem(
+        sys.modules, "ASCONDenoiseLib.models.devices", SimpleNamespace(free_reserved_memory=free_reserved_memory)
+    )
+    server = Server(io.BytesIO(), answers, 1.0)
+    for number, request in enumerate([{"command": "denoise"}, {"command": "phantom", "output": "x"}], 1):
+        job = Job(request | {"id": number}, server.answer)
+        server._live[job.id] = job
+        assert server._do(job) and len(freed) == number
+    assert [json.loads(line)["event"] for line in answers.getvalue().splitlines()] == ["error"] * 2
 
 
 @pytest.mark.parametrize(

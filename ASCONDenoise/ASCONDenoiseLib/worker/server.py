@@ -187,11 +187,11 @@ class Server:
 
 
 def _free_memory() -> None:
-    """Gives back what torch and the heap keep in reserve, which others want between jobs."""
-    if "torch" in sys.modules:
-        from ASCONDenoiseLib.models.devices import free_reserved_memory
-
-        free_reserved_memory()
+    """Gives back what torch, where a job has loaded it, and the heap keep in reserve: others want it between jobs."""
+    devices: Any = sys.modules.get("ASCONDenoiseLib.models.devices")
+    if devices is not None:
+        with contextlib.suppress(RuntimeError):  # of a GPU that has failed: the job's own error tells that
+            devices.free_reserved_memory()
 
 
 def _sentence(error: Exception) -> tuple[str, bool]:
