@@ -86,7 +86,7 @@ def draw_regions(ui, volume) -> None:
     from ASCONDenoiseLib.scene.volumes import ijk_to_world
 
     matrix = ijk_to_world(volume)
-    columns, rows, slices = volume.GetImageData().GetDimensions()
+    columns, _rows, slices = volume.GetImageData().GetDimensions()
     k = slices // 2
 
     def markup(kind: str, name: str, points):

@@ -16,6 +16,8 @@ from ASCONTrainingLib.evaluation.tables import csv_text
 
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0))
 """Okabe and Ito's colours, which colour-blind people tell apart."""
+KEPT = {True: "yes", False: "NO ", None: "not measured"}
+"""Of a limit, as `Safety.limits_kept` has it."""
 
 
 def write(results: Sequence[Safety], folder: Path) -> None:
@@ -29,9 +31,6 @@ def write(results: Sequence[Safety], folder: Path) -> None:
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
     lesions_png(results, folder / "lesions.png")
-
-
-KEPT = {True: "yes", False: "NO ", None: "not measured"}
 
 
 def text(results: Sequence[Safety]) -> str:

@@ -34,7 +34,7 @@ from ASCONTrainingLib.data.training_set import EvaluationSet
 def fake_simulate(calls):
     """In place of the physics: noise of one HU per unit of its seed modulo 50."""
 
-    def simulate(voxels, spacing_mm, settings, *, device, padding_hu, calibration=None):
+    def simulate(voxels, spacing_mm, settings, *, device, padding_hu, calibration):
         told = {"settings": settings, "spacing_mm": spacing_mm, "device": device, "padding_hu": padding_hu}
         calls.append(SimpleNamespace(**told, calibration=calibration))
         low, notes = voxels + np.int16(settings.seed % 50 + 1), ("The photons are doubtful.",)

@@ -16,6 +16,9 @@ STRIP_VALUES = 2**20
 """Values of one of q, k and v in a strip, for each thread: q and k in fp32 fill 8 MB. Smaller strips fit a core's own
 cache, but threads then wait for each other more often, which costs more, above all beside other programs."""
 
+ONEDNN_IS_FASTEST: bool = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+"""For products of matrices on the CPU, in fp32. On ARM, where Arm's library does its work, that was not measured."""
+
 
 class ChannelAttention(nn.Module):
     """Self-attention between channels, softmax(q k^T t) v per head, q and k normalised over pixels; with its residual.
@@ -140,6 +143,4 @@ def pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _for_onednn(x: torch.Tensor) -> bool:
-    """Whether oneDNN is the fastest for x: on x86; on ARM, where Arm's library does its work, that was not measured."""
-    there: bool = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")  # type: ignore[no-untyped-call]
-    return there and x.device.type == "cpu" and x.dtype == torch.float32
+    return ONEDNN_IS_FASTEST and x.device.type == "cpu" and x.dtype == torch.float32

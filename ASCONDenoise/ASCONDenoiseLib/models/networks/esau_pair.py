@@ -209,7 +209,7 @@ def _along_columns(x: torch.Tensor, sd: float) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _weights(n: int, sd: float, device: torch.device) -> torch.Tensor:
-    """Of n rows: (blocks, BLOCK, BLOCK + 2 reach), from the rows that a block sees to its own, to whose means."""
+    """Of n rows: (blocks, BLOCK, BLOCK + 2 reach), from the rows that a block sees to the means at its own."""
     with torch.inference_mode(False):  # kept, for trainings too
         reach = NEIGHBOURHOOD // 2 if sd == math.inf else math.ceil(3 * sd)
         first = torch.arange(0, n, BLOCK)[:, None, None]
